@@ -1,0 +1,64 @@
+"""Fetching objects with their proof, from a second storage where the first one fails."""
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from aurora.errors import AuroraError, IntegrityError, StorageError
+from aurora.events import EventSink, Warned, discard
+from aurora.storage.base import Storage
+
+T = TypeVar("T")
+
+
+class ObjectReader:
+    """Fetches and proves objects. Threads may share one.
+
+    With a *fallback* (a second storage with the same names, for example a
+    :class:`aurora.repository.mirror.MirrorView`) an object that is missing, damaged or
+    unreadable on *storage* is read from there, and *sink* is warned once for each.
+    """
+
+    def __init__(
+        self, storage: Storage, *, fallback: Storage | None = None, sink: EventSink = discard
+    ) -> None:
+        self.storage = storage
+        self.fallback = fallback
+        self._sink = sink
+        self._warned: set[str] = set()
+        self._lock = threading.Lock()
+
+    def fetch(self, name: str, prove: Callable[[bytes], T]) -> T:
+        """What *prove* makes of the object's bytes.
+
+        *prove* raises an IntegrityError for bytes that are not the object's. When both
+        storages fail, the first one's error is raised.
+
+        Raises:
+            ObjectMissing, ObjectDamaged, StorageError.
+        """
+        try:
+            return prove(self.storage.get(name))
+        except (IntegrityError, StorageError) as error:
+            if self.fallback is None:
+                raise
+            try:
+                value = prove(self.fallback.get(name))
+            except AuroraError:
+                raise error from None
+            self._warn(name, error)
+            return value
+
+    def _warn(self, name: str, error: AuroraError) -> None:
+        with self._lock:
+            if name in self._warned:
+                return
+            self._warned.add(name)
+        self._sink(
+            Warned(
+                "read-from-secondary",
+                f"{name} was read from the secondary: {error.message}",
+                hint="What was read is proven and the run goes on. Run `aurora heal` to restore "
+                "the object on the primary.",
+            )
+        )

@@ -1,0 +1,139 @@
+"""Refs: what a backup needs, in clear, so that no key is needed to look after it.
+
+For each backup: the name, the size and the SHA-256 of every stored object that a restore
+reads. A mirror host, a collector and a keyless check work from refs alone; the MAC lets the
+owner of the master key see that nobody else wrote them.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from aurora import clock
+from aurora.errors import UsageError
+from aurora.repository import signed
+from aurora.repository.damage import damaged
+from aurora.repository.layout import FORMAT, backup_name, is_safe, parse_dated, refs_name
+
+_HEX = re.compile(r"[0-9a-f]{64}\Z")
+
+
+class RefObject(msgspec.Struct, frozen=True, array_like=True, order=True):
+    """One stored object: ``[name, size, sha256]`` in the document."""
+
+    name: str
+    size: int  # stored bytes
+    sha256: str  # 64 hex digits, of the stored bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Previous:
+    """The backup of the same database before this one, as its writer saw it."""
+
+    backup: str
+    sequence: int
+    sha256: str  # of that backup's stored manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Refs:
+    """The refs of one backup."""
+
+    database: str
+    backup: str
+    type: str
+    created_at: datetime
+    sequence: int  # 1 for the first backup of a database
+    previous: Previous | None
+    manifest: RefObject
+    objects: list[RefObject] = field(repr=False)
+    header: dict[str, Any] = field(default_factory=dict, repr=False)  # all but the objects
+
+    @property
+    def stored_bytes(self) -> int:
+        """What a restore of this backup alone reads, in stored bytes."""
+        return self.manifest.size + sum(one.size for one in self.objects)
+
+    def all_objects(self) -> Iterable[RefObject]:
+        """The objects and, last, the manifest."""
+        yield from self.objects
+        yield self.manifest
+
+
+def write_refs(refs: Refs, *, repository_id: bytes, mac_key: bytes) -> bytes:
+    """The stored bytes of *refs*. Raises UsageError when there are too many objects."""
+    previous = refs.previous
+    document = {
+        "backup": refs.backup,
+        "created_at": clock.isoformat(refs.created_at),
+        "database": refs.database,
+        "format": FORMAT,
+        "kind": "refs",
+        "manifest": refs.manifest,
+        "objects": sorted(refs.objects),
+        "previous": previous
+        and {
+            "backup": previous.backup,
+            "sequence": previous.sequence,
+            "sha256": previous.sha256,
+        },
+        "repository": repository_id.hex(),
+        "sequence": refs.sequence,
+        "type": refs.type,
+    }
+    name = refs_name(refs.database, refs.backup)
+    stored = signed.write_packed(document, name=name, repository_id=repository_id, mac_key=mac_key)
+    if len(refs.objects) > MAX_OBJECTS:
+        raise UsageError(
+            f"{len(refs.objects)} objects are too many for one backup",
+            hint=f"Format 1 holds {MAX_OBJECTS} objects a backup: use larger chunks.",
+        )
+    return stored
+
+
+MAX_OBJECTS = 600_000
+"""Objects of one backup: their refs must fit one stored object. At 8 MiB, 4.8 TB."""
+
+
+def read_refs(stored: bytes, *, name: str, repository_id: bytes, mac_key: bytes | None) -> Refs:
+    """The refs in *stored*; without a *mac_key* only accidental damage is noticed.
+
+    Raises:
+        ObjectDamaged: they are not what was written under this name.
+    """
+    text = signed.read_packed(stored, name=name, repository_id=repository_id, mac_key=mac_key)
+    try:
+        document: dict[str, Any] = msgspec.json.decode(text)
+        objects = msgspec.convert(document.pop("objects"), list[RefObject])
+        manifest = msgspec.convert(document["manifest"], RefObject)
+        previous = document["previous"]
+        refs = Refs(
+            database=str(document["database"]),
+            backup=str(document["backup"]),
+            type=str(document["type"]),
+            created_at=clock.parse(document["created_at"]),
+            sequence=int(document["sequence"]),
+            previous=Previous(**previous) if previous else None,
+            manifest=manifest,
+            objects=objects,
+            header=document,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise damaged(name, "a member is absent or makes no sense") from error
+    if (
+        parse_dated(name) != (refs.database, refs.backup)
+        or document.get("repository") != repository_id.hex()
+        or manifest.name != backup_name(refs.database, refs.backup)
+    ):
+        raise damaged(name, "it is another object")
+    if not all(map(_is_sane, refs.all_objects())):
+        raise damaged(name, "it names an impossible object")
+    return refs
+
+
+def _is_sane(one: RefObject) -> bool:
+    return is_safe(one.name) and one.size > 0 and _HEX.match(one.sha256) is not None
