@@ -1,0 +1,422 @@
+"""One table, or a partition tree, out of a backup into a database that lives.
+
+Everything happens in one transaction on one connection: the table's rows change for
+everybody at its commit, after they were compared with the backup, or not at all.
+"""
+
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import psycopg
+
+from aurora.engines.base import BufferSource, RowsSum, SchemaArchive, Table, TableData, total_rows
+
+from aurora.engines.logical.checksum import rows_sum
+from aurora.engines.logical.copyin import Load, copy_rows
+from aurora.engines.logical.names import Connection, literal, quoted, shown
+from aurora.engines.logical.schema import Archive, Entry
+from aurora.errors import CheckFailed, TargetRefused
+from aurora.postgres.errors import translated
+
+_READ = 8 << 20
+
+# Entries without which the table is not the table; others may be refused and are told.
+_ESSENTIAL = {"TABLE", "TABLE ATTACH", "DEFAULT", "CONSTRAINT", "INDEX", "ROW SECURITY", "POLICY"}
+
+
+@dataclass(slots=True)
+class TableOutcome:
+    """What one table's restore gave."""
+
+    rows: int = 0
+    refusals: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def entries_of(
+    listing: Sequence[Entry], archive: SchemaArchive, tables: Sequence[Table]
+) -> list[Entry]:
+    """The archive's entries that make *tables*, in the order of restore."""
+    oids = {table.oid for table in tables}
+    own = {e.dump_id for e in listing if archive.members.get(e.key) in oids and e.oid}
+    # Grants, comments and attachments carry no oid in the listing: they go by their words.
+    subjects: set[tuple[str, str]] = set()
+    attached: set[tuple[str, str]] = set()
+    for table in tables:
+        subjects |= {(table.schema, f"TABLE {table.name}")}
+        attached |= {("TABLE ATTACH", f"{table.schema} {table.name} {table.owner}")}
+    for entry in listing:
+        if entry.dump_id not in own:
+            continue
+        if entry.kind == "INDEX":
+            attached.add(("INDEX ATTACH", entry.tag))
+            subjects.add(_subject(entry, "INDEX"))
+        elif entry.kind == "SEQUENCE":
+            subjects.add(_subject(entry, "SEQUENCE"))
+        elif entry.kind == "CONSTRAINT":
+            for table in tables:
+                prefix = f"{table.schema} {table.name} "
+                if entry.tag.startswith(prefix):
+                    attached.add(("INDEX ATTACH", f"{table.schema} {entry.tag[len(prefix) :]}"))
+    return [
+        e
+        for e in listing
+        if e.dump_id in own
+        or (e.kind, e.tag) in attached
+        or (e.kind in ("ACL", "COMMENT", "SECURITY LABEL") and _is_about(e, subjects, tables))
+    ]
+
+
+def _subject(entry: Entry, kind: str) -> tuple[str, str]:
+    schema, _, rest = entry.tag.partition(" ")
+    return schema, f"{kind} {rest.rpartition(' ')[0]}"
+
+
+def _is_about(entry: Entry, subjects: set[tuple[str, str]], tables: Sequence[Table]) -> bool:
+    schema, _, rest = entry.tag.partition(" ")
+    words = rest.rpartition(" ")[0]
+    if (schema, words) in subjects:
+        return True
+    return any(
+        schema == table.schema
+        and (words.startswith(f"COLUMN {table.name}.") or words.endswith(f" ON {table.name}")
+             or words.startswith((f"CONSTRAINT {table.name} ", f"TRIGGER {table.name} ",
+                                  f"POLICY {table.name} ")))
+        for table in tables
+    )  # fmt: skip
+
+
+def incoming_keys(listing: Sequence[Entry], archive: SchemaArchive, oids: set[int]) -> list[Entry]:
+    """Foreign keys of other tables that refer to *oids*: a DROP … CASCADE took them too."""
+    return [
+        entry
+        for entry in listing
+        if archive.references.get(entry.key) in oids and archive.members.get(entry.key) not in oids
+    ]
+
+
+_HEADER = re.compile(
+    r"^--\n-- Name: .*; Type: (?P<type>[A-Z ]+); Schema: .*; Owner: .*\n--\n", re.MULTILINE
+)
+
+
+def split_script(script: str, *, version_num: int) -> list[tuple[str, str]]:
+    """A script of table entries as (kind, SQL) pairs; the settings before them come first."""
+    text = re.sub(r"^\\(un)?restrict \S+$", "", script, flags=re.MULTILINE)
+    if version_num < 170000:
+        text = text.replace("SET transaction_timeout = 0;\n", "", 1)
+    parts: list[tuple[str, str]] = []
+    position, kind = 0, "SETTINGS"
+    for match in _HEADER.finditer(text):
+        parts.append((kind, text[position : match.start()]))
+        position, kind = match.end(), match["type"].strip()
+    parts.append((kind, text[position:]))
+    return [(kind, sql) for kind, sql in parts if sql.strip()]
+
+
+def create_tables(
+    conn: Connection,
+    archive: Archive,
+    entries: Sequence[Entry],
+    others: Sequence[Entry],
+    tables: Sequence[Table],
+    data: Sequence[TableData],
+    source: BufferSource,
+    cancel: threading.Event,
+) -> TableOutcome:
+    """Make *tables* with all that belongs to them, in the transaction *conn* is in.
+
+    *others* are entries of other tables that may fail (foreign keys that refer here).
+
+    Raises:
+        TargetRefused: an essential statement failed.
+        CheckFailed: the loaded rows are not the backup's.
+    """
+    outcome = TableOutcome()
+    before, after = _halves(entries)
+    _run_script(conn, archive, before, outcome)
+    outcome.rows = _load(conn, tables, data, source, cancel)
+    check_rows(conn, tables, data)
+    _run_script(conn, archive, after, outcome)
+    _run_script(conn, archive, others, outcome)
+    return outcome
+
+
+def _halves(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
+    early = {"SCHEMA", "TABLE", "SEQUENCE", "SEQUENCE OWNED BY", "DEFAULT", "TABLE ATTACH"}
+    return [e for e in entries if e.kind in early], [e for e in entries if e.kind not in early]
+
+
+def _run_script(
+    conn: Connection, archive: Archive, entries: Sequence[Entry], outcome: TableOutcome
+) -> None:
+    if not entries:
+        return
+    for kind, sql in split_script(archive.script(entries), version_num=conn.info.server_version):
+        try:
+            with conn.transaction():
+                conn.execute(sql.encode())
+        except psycopg.Error as error:
+            said = str(error.diag.message_primary)
+            if kind == "SEQUENCE" and isinstance(error, psycopg.errors.DuplicateTable):
+                continue  # it outlived its table
+            if kind in _ESSENTIAL or conn.closed:
+                raise TargetRefused(
+                    f"the target refused {kind.lower()}: {said}",
+                    hint="Nothing was changed. What the table needs (types, functions, other "
+                    "tables, roles) must be there first, or restore the whole database.",
+                ) from error
+            first = next((x for x in sql.splitlines() if x and not x.startswith("SET ")), kind)
+            outcome.refusals.append(f"{kind}: {first.strip()}: {said}")
+
+
+def _load(
+    conn: Connection,
+    tables: Sequence[Table],
+    data: Sequence[TableData],
+    source: BufferSource,
+    cancel: threading.Event,
+) -> int:
+    by_oid = {table.oid: table for table in tables}
+    rows = 0
+    with ThreadPoolExecutor(3, thread_name_prefix="fetch") as fetchers:
+        for found in data:
+            if not found.extents:
+                continue
+            load = Load(by_oid[found.oid], found.extents)
+            with translated("target", doing=f"loading {shown(load.table.schema, load.table.name)}"):
+                copy_rows(conn, load, source, fetchers, cancel)
+            rows += load.rows
+    return rows
+
+
+def check_rows(conn: Connection, tables: Sequence[Table], data: Sequence[TableData]) -> None:
+    """Compare what the transaction sees in *tables* with *data*. Raises CheckFailed."""
+    by_oid = {table.oid: table for table in tables}
+    for expected in data:
+        table = by_oid[expected.oid]
+        found = read_sum(conn, f"ONLY {quoted(table.schema, table.name)}", table.copy_columns)
+        if (found.rows, found.sum) != (expected.rows, expected.sum):
+            raise CheckFailed(
+                f"the rows loaded into {shown(table.schema, table.name)} are not the backup's "
+                f"({found.rows} rows, expected {expected.rows})",
+                hint="Nothing was changed.",
+            )
+
+
+def read_sum(conn: Connection, relation: str, columns: Sequence[str]) -> RowsSum:
+    """Rows and checksum of a relation as this transaction sees it."""
+    listed = ", ".join(quoted(column) for column in columns)
+    parts: list[RowsSum] = []
+    held, size = [], 0
+    statement = f"COPY (SELECT {listed} FROM {relation}) TO STDOUT"
+    with (
+        translated("target", doing="reading the rows back"),
+        conn.cursor() as cursor,
+        cursor.copy(statement.encode()) as copy,
+    ):
+        for row in copy:
+            held.append(bytes(row))
+            size += len(row)
+            if size > _READ:
+                parts.append(rows_sum(b"".join(held)))
+                held, size = [], 0
+    parts.append(rows_sum(b"".join(held)))
+    return total_rows(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """The table that is there, and what a swap of its rows has to put aside and back."""
+
+    table: Table
+    incoming: tuple[tuple[str, str, str], ...]  # (table as SQL, constraint, definition)
+    triggers: tuple[tuple[str, str, str], ...]  # (table as SQL, trigger, tgenabled)
+    rules: tuple[tuple[str, str, str], ...]
+    forced_security: tuple[str, ...]  # tables as SQL
+    comments: tuple[tuple[str, str, str], ...] = ()  # (table as SQL, constraint, comment)
+
+
+_INCOMING = """
+SELECT c.conrelid::regclass::text, c.conname, pg_catalog.pg_get_constraintdef(c.oid),
+       COALESCE(pg_catalog.obj_description(c.oid, 'pg_constraint'), '')
+FROM pg_catalog.pg_constraint c
+WHERE c.contype = 'f' AND c.conparentid = 0 AND c.confrelid = ANY (%s::oid[])
+ORDER BY c.oid
+"""
+_TRIGGERS = """
+SELECT t.tgrelid::regclass::text, t.tgname, t.tgenabled::text FROM pg_catalog.pg_trigger t
+WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgparentid = 0
+  AND t.tgrelid = ANY (%s::oid[])
+"""
+_RULES = """
+SELECT r.ev_class::regclass::text, r.rulename, r.ev_enabled::text FROM pg_catalog.pg_rewrite r
+WHERE r.rulename <> '_RETURN' AND r.ev_enabled <> 'D' AND r.ev_class = ANY (%s::oid[])
+"""
+_FORCED = """
+SELECT c.oid::regclass::text FROM pg_catalog.pg_class c
+WHERE c.relforcerowsecurity AND c.oid = ANY (%s::oid[])
+"""
+
+
+def look_at_existing(conn: Connection, table: Table, tree: Sequence[int]) -> Existing:
+    """What hangs on *table*; *tree* are the oids of it and of its partitions on the target."""
+
+    def rows(query: str) -> list[tuple[str, ...]]:
+        return [tuple(map(str, row)) for row in conn.execute(query.encode(), (list(tree),))]
+
+    with translated("target", doing=f"looking at {shown(table.schema, table.name)}"):
+        incoming = rows(_INCOMING)
+        return Existing(
+            table,
+            incoming=tuple((a, b, c) for a, b, c, _ in incoming),
+            triggers=tuple((a, b, c) for a, b, c in rows(_TRIGGERS)),
+            rules=tuple((a, b, c) for a, b, c in rows(_RULES)),
+            forced_security=tuple(a for (a,) in rows(_FORCED)),
+            comments=tuple((a, b, d) for a, b, _, d in incoming if d),
+        )
+
+
+_ENABLE = {"O": "ENABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
+
+
+def replace_rows(
+    conn: Connection,
+    existing: Existing,
+    tables: Sequence[Table],
+    data: Sequence[TableData],
+    source: BufferSource,
+    cancel: threading.Event,
+) -> int:
+    """Swap the table's rows for the backup's, in the transaction *conn* is in.
+
+    Readers see the old rows until the commit (they wait only where foreign keys refer to
+    the table). Triggers and rules do not fire; foreign keys of others are put aside and
+    back, which checks them.
+
+    Raises:
+        TargetRefused: a foreign key of another table does not hold with the backup's rows.
+        CheckFailed.
+    """
+    name = quoted(existing.table.schema, existing.table.name)
+    aside = existing.incoming or existing.rules or existing.forced_security
+    mode = "ACCESS EXCLUSIVE" if aside else "EXCLUSIVE"
+    with translated("target", doing=f"replacing the rows of {name}"):
+        _execute(conn, [f"LOCK TABLE {name} IN {mode} MODE", *_put_aside(existing)])
+        conn.execute(f"DELETE FROM {name}".encode())
+        through = [_through(existing.table, table) for table in tables]
+        rows = _load(conn, through, data, source, cancel)
+        _check_tree(conn, existing.table, tables, data)
+        _put_back(conn, existing)
+        conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    return rows
+
+
+def _through(root: Table, table: Table) -> Table:
+    """Rows of a partition go in by the root: the target may be partitioned otherwise."""
+    return Table(table.oid, root.schema, root.name, table.kind, table.owner, table.columns)
+
+
+def _put_aside(existing: Existing) -> list[str]:
+    # TRIGGER USER would need no list, but putting back would lose ALWAYS and REPLICA.
+    return [
+        *(f"ALTER TABLE {t} DISABLE TRIGGER {quoted(n)}" for t, n, _ in existing.triggers),
+        *(f"ALTER TABLE {t} DISABLE RULE {quoted(n)}" for t, n, _ in existing.rules),
+        *(f"ALTER TABLE {t} NO FORCE ROW LEVEL SECURITY" for t in existing.forced_security),
+        *(f"ALTER TABLE {t} DROP CONSTRAINT {quoted(n)}" for t, n, _ in existing.incoming),
+    ]
+
+
+def _put_back(conn: Connection, existing: Existing) -> None:
+    for table, constraint, definition in existing.incoming:
+        try:
+            conn.execute(
+                f"ALTER TABLE {table} ADD CONSTRAINT {quoted(constraint)} {definition}".encode()
+            )
+        except psycopg.errors.ForeignKeyViolation as error:
+            raise TargetRefused(
+                f"rows of {table} refer to rows that the backup does not hold "
+                f"(foreign key {constraint})",
+                hint="Nothing was changed. Restore the table beside the existing one with "
+                "--as NAME and put rows back by hand, or restore both tables.",
+                context={"constraint": constraint, "table": table},
+            ) from error
+    _execute(
+        conn,
+        [
+            *(
+                f"COMMENT ON CONSTRAINT {quoted(n)} ON {t} IS {literal(comment)}"
+                for t, n, comment in existing.comments
+            ),
+            *(
+                f"ALTER TABLE {t} {_ENABLE[state]} TRIGGER {quoted(n)}"
+                for t, n, state in existing.triggers
+            ),
+            *(
+                f"ALTER TABLE {t} {_ENABLE[state]} RULE {quoted(n)}"
+                for t, n, state in existing.rules
+            ),
+            *(f"ALTER TABLE {t} FORCE ROW LEVEL SECURITY" for t in existing.forced_security),
+        ],
+    )
+
+
+def _execute(conn: Connection, statements: Iterable[str]) -> None:
+    for statement in statements:
+        conn.execute(statement.encode())
+
+
+def _check_tree(
+    conn: Connection, root: Table, tables: Sequence[Table], data: Sequence[TableData]
+) -> None:
+    """The whole tree at once: rows may lie in other partitions than in the backup."""
+    by_oid = {table.oid: table for table in tables}
+    orders = {by_oid[found.oid].copy_columns for found in data}
+    expected = total_rows([RowsSum(found.rows, found.sum) for found in data])
+    columns = next(iter(orders)) if len(orders) == 1 else ()
+    found = read_sum(conn, quoted(root.schema, root.name), columns)
+    if found.rows != expected.rows or (columns and found.sum != expected.sum):
+        raise CheckFailed(
+            f"the rows loaded into {shown(root.schema, root.name)} are not the backup's "
+            f"({found.rows} rows, expected {expected.rows})",
+            hint="Nothing was changed. A column's type may have changed since the backup: "
+            "restore the table beside the existing one with --as NAME.",
+        )
+
+
+def create_copy(
+    conn: Connection,
+    schema: str,
+    name: str,
+    table: Table,
+    data: Sequence[TableData],
+    tables: Sequence[Table],
+    source: BufferSource,
+    cancel: threading.Event,
+) -> int:
+    """A plain table *name* with the rows of *tables*, readable by its owner alone.
+
+    It has the columns and types, no defaults, indexes, constraints or policies; row
+    security without a policy and revoked default grants keep an API from serving it.
+    """
+    full = quoted(schema, name)
+    columns = ", ".join(f"{quoted(c.name)} {c.type}" for c in table.columns if not c.generated)
+    with translated("target", doing=f"making {shown(schema, name)}"):
+        conn.execute(f"CREATE TABLE {full} ({columns})".encode())
+        grantees = conn.execute(
+            "SELECT DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC'"
+            " ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END"
+            " FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a"
+            " WHERE c.oid = %s::regclass AND a.grantee <> c.relowner",
+            (full,),
+        ).fetchall()
+        for (grantee,) in grantees:
+            conn.execute(f"REVOKE ALL ON {full} FROM {grantee}".encode())
+        conn.execute(f"ALTER TABLE {full} ENABLE ROW LEVEL SECURITY".encode())
+    new = Table(table.oid, schema, name, "r", table.owner, table.columns)
+    rows = _load(conn, [_through(new, t) for t in tables], data, source, cancel)
+    _check_tree(conn, new, tables, data)
+    return rows

@@ -1,0 +1,239 @@
+"""The schema, by PostgreSQL's own tools: ``pg_dump`` out, ``pg_restore`` in.
+
+The archive is pg_dump's custom format without rows. What pg_restore could not do is
+returned statement by statement, so that a report can tell it line by line.
+"""
+
+import re
+import tempfile
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aurora.engines.base import SchemaArchive
+from aurora.errors import SourceError, SourcePrivilege, TargetError
+from aurora.postgres.conninfo import ConnInfo
+from aurora.postgres.tools import ToolSet, find_tools, run_tool
+
+# Set by newer tools on servers that do not know it; they say so and go on.
+_HARMLESS = (
+    'unrecognized configuration parameter "transaction_timeout"',
+    'schema "public" already exists',
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of an archive's listing."""
+
+    dump_id: int
+    class_id: int
+    oid: int
+    kind: str  # TABLE, INDEX, CONSTRAINT, FK CONSTRAINT, ACL, …
+    tag: str  # what follows: schema, name and owner, separated by blanks
+    line: str = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """How :class:`SchemaArchive` names it among its members."""
+        return f"{self.class_id}:{self.oid}"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A statement that the target refused while a schema was restored."""
+
+    entry: str  # the archive's entry, such as "EXTENSION pg_cron"
+    error: str
+    statement: str
+
+    def __str__(self) -> str:
+        return f"{self.entry or self.statement[:80]}: {self.error}"
+
+
+def needs_tls(dsn: str) -> bool:
+    """Whether a tool without TLS could not make this connection."""
+    mode = ConnInfo.parse(dsn).settled().options.get("sslmode", "prefer")
+    return mode in ("require", "verify-ca", "verify-full")
+
+
+def dump_schema(
+    dsn: str,
+    *,
+    server_major: int,
+    snapshot: str,
+    skip: Sequence[str] = (),
+    lock_timeout: float = 10.0,
+    cancel: threading.Event | None = None,
+) -> tuple[int, bytes]:
+    """pg_dump's major version and its archive of the whole schema under *snapshot*.
+
+    Raises:
+        UsageError: no fitting pg_dump is installed.
+        SourceError: pg_dump failed.
+    """
+    tools = find_tools(at_least=server_major, need_tls=needs_tls(dsn))
+    args = [
+        "--format=custom", "--compress=0", "--schema-only", "--no-password",
+        f"--snapshot={snapshot}", f"--lock-wait-timeout={int(lock_timeout * 1000)}",
+    ]  # fmt: skip
+    args += [f"--exclude-table={_pattern(name)}" for name in skip]
+    pieces: list[bytes] = []
+    try:
+        run_tool(tools, "pg_dump", args, dsn=_plain(dsn), stdout=pieces.append, cancel=cancel)
+    except SourceError as error:
+        if "permission denied" in error.message:
+            raise SourcePrivilege(error.message, hint=error.hint) from error
+        raise
+    return tools.major, b"".join(pieces)
+
+
+def _pattern(name: str) -> str:
+    """A psql pattern that means exactly *name* (``schema.table``, quoted where needed)."""
+    parts = re.findall(r'"(?:[^"]|"")*"|[^.]+', name)
+    return ".".join(p if p.startswith('"') else f'"{p}"' for p in parts)
+
+
+def _plain(dsn: str) -> str:
+    """The DSN with everything the environment adds, so that every tool goes to one place."""
+    return ConnInfo.parse(dsn).settled().dsn()
+
+
+class Archive:
+    """A schema archive in a private temporary file, for as many uses as needed."""
+
+    def __init__(self, archive: SchemaArchive, content: bytes, directory: Path) -> None:
+        self.document = archive
+        self.path = directory / "schema.dump"
+        self.path.write_bytes(content)
+        self.path.chmod(0o600)
+        self.directory = directory
+
+    def listing(self) -> list[Entry]:
+        """All entries in the order of restore."""
+        listed = run_tool(self._tools(), "pg_restore", ["--list", str(self.path)])
+        entries = []
+        for line in listed.stdout.decode("utf-8", "replace").splitlines():
+            match = re.match(r"(\d+); (\d+) (\d+) (.*)$", line)
+            if match:
+                kind, tag = _kind(match[4])
+                entries.append(Entry(int(match[1]), int(match[2]), int(match[3]), kind, tag, line))
+        return entries
+
+    def script(self, entries: Iterable[Entry]) -> str:
+        """The SQL text of *entries* alone."""
+        args = ["--file=-", f"--use-list={self._list_file(entries)}", str(self.path)]
+        return run_tool(self._tools(), "pg_restore", args).stdout.decode()
+
+    def restore(
+        self,
+        dsn: str,
+        *,
+        target_major: int,
+        section: str | None = None,
+        entries: Iterable[Entry] | None = None,
+        jobs: int = 1,
+        cancel: threading.Event | None = None,
+    ) -> list[Refusal]:
+        """Run the entries of *section* (``pre-data``, ``post-data``), or *entries*, on the target.
+
+        Goes on after a refused statement.
+
+        Returns: what was refused.
+
+        Raises:
+            TargetError: pg_restore could not connect or read the archive.
+        """
+        args = [
+            f"--dbname={ConnInfo.parse(dsn).dbname}", "--no-password", f"--jobs={jobs}",
+        ]  # fmt: skip
+        if section:
+            args.append(f"--section={section}")
+        if entries is not None:
+            args.append(f"--use-list={self._list_file(entries)}")
+        done = run_tool(
+            self._tools(need_tls=needs_tls(dsn), prefer=target_major),
+            "pg_restore",
+            [*args, str(self.path)],
+            dsn=_plain(dsn),
+            cancel=cancel,
+            error=TargetError,
+            accept=(0, 1),
+        )
+        refusals = parse_refusals(done.stderr)
+        if done.status != 0 and not refusals and "errors ignored on restore" not in done.stderr:
+            raise TargetError(
+                f"pg_restore failed: {done.stderr.strip().splitlines()[-1:] or ['it said nothing']}",
+                hint="The schema could not be restored; nothing of the live data was touched.",
+            )
+        return refusals
+
+    def _tools(self, *, need_tls: bool = False, prefer: int | None = None) -> ToolSet:
+        return find_tools(
+            at_least=self.document.tool, prefer=prefer, need_tls=need_tls, programs=("pg_restore",)
+        )
+
+    def _list_file(self, entries: Iterable[Entry]) -> Path:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=self.directory, suffix=".list", delete=False
+        ) as file:
+            file.writelines(f"{entry.line}\n" for entry in entries)
+        return Path(file.name)
+
+
+# Entry kinds of more than one word; the listing separates everything by blanks.
+_KINDS = (
+    "FK CONSTRAINT", "CHECK CONSTRAINT", "SEQUENCE OWNED BY", "SEQUENCE SET", "TABLE ATTACH",
+    "INDEX ATTACH", "ROW SECURITY", "DEFAULT ACL", "MATERIALIZED VIEW DATA", "MATERIALIZED VIEW",
+    "FOREIGN TABLE", "FOREIGN DATA WRAPPER", "FOREIGN SERVER", "SERVER", "USER MAPPING",
+    "EVENT TRIGGER", "TEXT SEARCH CONFIGURATION", "TEXT SEARCH DICTIONARY", "TEXT SEARCH PARSER",
+    "TEXT SEARCH TEMPLATE", "OPERATOR CLASS", "OPERATOR FAMILY", "ACCESS METHOD", "TABLE DATA",
+    "PUBLICATION TABLES IN SCHEMA", "PUBLICATION TABLE", "SHELL TYPE", "PROCEDURAL LANGUAGE",
+    "DATABASE PROPERTIES", "BLOB METADATA", "LARGE OBJECT", "STATISTICS DATA", "SECURITY LABEL",
+)  # fmt: skip
+
+
+def _kind(text: str) -> tuple[str, str]:
+    for kind in _KINDS:
+        if text.startswith(kind + " "):
+            return kind, text[len(kind) + 1 :]
+    kind, _, tag = text.partition(" ")
+    return kind, tag
+
+
+def parse_refusals(stderr: str) -> list[Refusal]:
+    """pg_restore's report of refused statements, without the harmless ones."""
+    refusals: list[Refusal] = []
+    entry = ""
+    error: str | None = None
+    statement: list[str] = []
+    in_statement = False
+
+    def close() -> None:
+        nonlocal error, in_statement
+        if error is not None and not any(harmless in error for harmless in _HARMLESS):
+            refusals.append(Refusal(entry, error, "\n".join(statement).strip()))
+        error, in_statement = None, False
+        statement.clear()
+
+    for line in stderr.splitlines():
+        if match := re.match(r"pg_restore: (?:from|while) .*", line):
+            if toc := re.match(r"pg_restore: from TOC entry \d+; \d+ \d+ (.*)$", match[0]):
+                close()
+                entry = toc[1]
+        elif line.startswith("pg_restore: error: "):
+            close()
+            text = line.removeprefix("pg_restore: error: ")
+            error = text.removeprefix("could not execute query: ").removeprefix("ERROR:  ")
+        elif line.startswith("Command was: ") and error is not None:
+            in_statement = True
+            statement.append(line.removeprefix("Command was: "))
+        elif line.startswith(("pg_restore: warning:", "pg_restore: hint:")):
+            close()
+        elif in_statement:
+            statement.append(line)
+        elif error is not None and line.startswith(("DETAIL:", "HINT:")):
+            error += f" ({line.partition(':')[2].strip()})"
+    close()
+    return refusals
