@@ -1,0 +1,182 @@
+"""`aurora backup …`: the group, and the verbs create, list and replicate."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from aurora import clock
+from aurora.cli import context as run
+from aurora.cli import restore, verify
+from aurora.cli.render import surface, table
+from aurora.errors import Incomplete, UsageError
+from aurora.operations.backup import BackupOptions, BackupReport, create_backup
+from aurora.repository.catalog import BackupEntry
+from aurora.repository.mirror import replicate as replicate_repository
+from aurora.units import format_count, format_duration, format_size
+from aurora.wiring import Aurora
+
+backup = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+backup.command("verify")(verify.verify)
+backup.command("heal")(verify.heal)
+backup.command("restore")(restore.restore)
+backup.command("restore-full")(restore.restore_full)
+backup.command("restore-table")(restore.restore_table)
+
+Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
+
+
+@backup.command("create")
+def create(
+    context: typer.Context,
+    type_: Annotated[str, typer.Option("--type", help="Kind of backup: full.")] = "full",
+    jobs: Annotated[int | None, typer.Option(help="Connections that read side by side.")] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="Leave this schema.table out; may be repeated.")
+    ] = None,
+    accept_new_source: Annotated[
+        bool,
+        typer.Option(
+            "--accept-new-source", help="The database has moved to another server; go on."
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Back up the source to the primary storage, then bring the secondary up to date.
+
+    Exit code 0: on both storages. 3: complete on the primary, not on the secondary.
+    """
+    if type_ != "full":
+        raise UsageError(
+            f"backups of type {type_[:20]} cannot be made yet", hint="Use --type full."
+        )
+    with surface(json) as shown:
+        aurora = run.load(context, {"backup": {"jobs": jobs}})
+        report = make_backup(aurora, shown.sink, skip=skip, accept_new_source=accept_new_source)
+        shown.summary({"operation": "backup create", **report.document()}, _created(report))
+    if report.replicated is False:
+        raise typer.Exit(Incomplete.exit_code)
+
+
+def make_backup(
+    aurora: Aurora,
+    sink: Any,
+    *,
+    skip: list[str] | None = None,
+    accept_new_source: bool = False,
+) -> BackupReport:
+    """One full backup with the settings of *aurora*."""
+    settings = aurora.settings.backup
+    return create_backup(
+        aurora.source_dsn(),
+        aurora.open_primary(),
+        BackupOptions(
+            database=aurora.database,
+            jobs=settings.jobs,
+            chunk_bytes=settings.chunk_size,
+            level=settings.compression_level,
+            lock_timeout=settings.lock_timeout,
+            skip=tuple([*settings.skip, *(skip or [])]),
+            accept_new_source=accept_new_source,
+        ),
+        open_mirror=aurora.open_secondary_view if aurora.has_secondary else None,
+        sink=sink,
+    )
+
+
+def _created(report: BackupReport) -> list[str]:
+    where = {
+        None: "complete",
+        True: "complete and replicated",
+        False: "complete on the primary, NOT replicated",
+    }[report.replicated]
+    rate = report.bytes_read / report.seconds if report.seconds else 0
+    return [
+        f"read {format_size(report.bytes_read)} ({format_count(report.rows)} rows of "
+        f"{format_count(report.tables)} tables) at {format_size(round(rate))}/s, "
+        f"new {format_size(report.bytes_new)}, stored {format_size(report.bytes_stored)}; "
+        f"{report.objects_reused} objects unchanged",
+        f"backup {report.backup_id} {where} in {format_duration(report.seconds)}, "
+        f"state of {report.snapshot_at}",
+    ]
+
+
+@backup.command("list")
+def list_backups(
+    context: typer.Context,
+    storage: Annotated[str, typer.Option(help="primary or secondary.")] = "primary",
+    all_databases: Annotated[
+        bool, typer.Option("--all", help="Backups of every database in the repository.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """List the backups, oldest first."""
+    with surface(json) as shown:
+        aurora = run.load(context)
+        repository = aurora.open_for_reading(storage)
+        entries = repository.backups(None if all_databases else aurora.database)
+        rows = [
+            (
+                entry.id,
+                entry.type,
+                entry.database,
+                clock.isoformat(entry.created_at),
+                "?" if entry.stored_bytes is None else format_size(entry.stored_bytes),
+                "?" if entry.objects is None else format_count(entry.objects),
+                entry.damage or "",
+            )
+            for entry in entries
+        ]
+        if entries:
+            shown.print(
+                table(
+                    ("backup", "type", "database", "made at (UTC)", "stored", "objects", ""),
+                    rows,
+                    right="stored objects",
+                )
+            )
+        shown.summary(
+            {"operation": "backup list", "backups": [_listed(entry) for entry in entries]},
+            [
+                f"{len(entries)} backups"
+                if entries
+                else "no backups yet; run `aurora backup create`"
+            ],
+        )
+
+
+def _listed(entry: BackupEntry) -> dict[str, Any]:
+    return {**asdict(entry), "backup_id": entry.id, "created_at": clock.isoformat(entry.created_at)}
+
+
+@backup.command("replicate")
+def replicate(context: typer.Context, json: Json = False) -> None:
+    """Copy to the secondary what it lacks. Exit code 3 when something could not be copied."""
+    with surface(json) as shown:
+        aurora = run.load(context)
+        if not aurora.has_secondary:
+            raise UsageError(
+                "no secondary storage is configured", hint="Set url under [secondary]."
+            )
+        mirror = aurora.open_secondary_view()
+        report = replicate_repository(aurora.storage("primary"), mirror, sink=shown.sink)
+        lacking = [backup_id for (_, backup_id), names in report.lacking.items() if names]
+        shown.summary(
+            {
+                "operation": "backup replicate",
+                "copied_objects": report.copied_objects,
+                "copied_bytes": report.copied_bytes,
+                "bad": report.bad,
+                "lacking": lacking,
+            },
+            [
+                *(f"damaged on the primary: {name}: {why}" for name, why in report.bad.items()),
+                f"copied {format_count(report.copied_objects)} objects, "
+                f"{format_size(report.copied_bytes)}; "
+                + (
+                    f"NOT whole there: {', '.join(lacking)}" if lacking else "all backups are there"
+                ),
+            ],
+        )
+    if not report.is_complete:
+        raise typer.Exit(Incomplete.exit_code)

@@ -1,0 +1,70 @@
+"""Questions to a person: a secret, or a word that shows they mean it."""
+
+import getpass
+import sys
+
+import typer
+
+from aurora.errors import Cancelled, UsageError
+
+
+def interactive() -> bool:
+    """Whether somebody can answer."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask_secret(question: str) -> str | None:
+    """Ask without echo; None where nobody can answer. An :data:`aurora.wiring.Ask`."""
+    if not interactive():
+        return None
+    return getpass.getpass(f"{question}: ", stream=sys.stderr)
+
+
+def ask_new_secret(question: str) -> str | None:
+    """Ask twice for a secret that is being chosen."""
+    while True:
+        first = ask_secret(question)
+        if first is None:
+            return None
+        if first and ask_secret(f"{question}, again") == first:
+            return first
+        typer.echo("They differ, or are empty. Once more.", err=True)
+
+
+def confirm_by_typing(name: str, *, action: str, yes: bool) -> None:
+    """Let the user type *name* before *action* (``"replace the database app on h"``).
+
+    Raises UsageError where nobody can answer and *yes* is not given; Cancelled
+    where something else is typed.
+    """
+    if yes:
+        return
+    _need_somebody(action)
+    typer.echo(f"This will {action}.", err=True)
+    if _read(f"Type {name} to go on: ") != name:
+        raise Cancelled("not confirmed", hint="Nothing was changed.")
+
+
+def confirm(question: str, *, action: str, yes: bool) -> None:
+    """A plain yes or no, no by default. Raises as :func:`confirm_by_typing`."""
+    if yes:
+        return
+    _need_somebody(action)
+    if _read(f"{question} [y/N] ").lower() not in ("y", "yes"):
+        raise Cancelled("not confirmed", hint="Nothing was changed.")
+
+
+def _need_somebody(action: str) -> None:
+    if not interactive():
+        raise UsageError(
+            f"to {action} needs a confirmation, and there is no terminal to ask on",
+            hint="Give --yes if you are sure. Nothing was changed.",
+        )
+
+
+def _read(question: str) -> str:
+    typer.echo(question, nl=False, err=True)
+    line = sys.stdin.readline()
+    if not line:
+        raise Cancelled("not confirmed", hint="Nothing was changed.")
+    return line.strip()

@@ -1,0 +1,137 @@
+"""`aurora backup verify` and `aurora backup heal`."""
+
+import re
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from aurora.cli import context as run
+from aurora.cli.render import surface
+from aurora.errors import IntegrityError, UsageError
+from aurora.operations.verify import heal_backup, tables_touched, verify_backup
+from aurora.repository.verify import BadObject, Level
+from aurora.units import format_count, format_duration, format_size, parse_duration
+
+BackupId = Annotated[str, typer.Argument(help="A backup's id, a unique part of it, or latest.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
+
+
+def verify(
+    context: typer.Context,
+    backup_id: BackupId,
+    storage: Annotated[str, typer.Option(help="primary or secondary.")] = "primary",
+    level: Annotated[
+        Level,
+        typer.Option(
+            help="names: existence and sizes. ciphertext: stored bytes, without keys. "
+            "full: everything is opened and followed."
+        ),
+    ] = Level.FULL,
+    subset: Annotated[str | None, typer.Option(help="The n-th of t parts: n/t.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Stop after this long, such as 10m.")] = None,
+    json: Json = False,
+) -> None:
+    """Verify that a backup is there, unaltered, and opens. Exit code 40 when it is not."""
+    with surface(json) as shown:
+        aurora = run.load(context)
+        repository = aurora.open_for_verifying(storage, keys=level is Level.FULL)
+        entry = repository.resolve(backup_id, aurora.database)
+        report = verify_backup(
+            repository,
+            entry,
+            level,
+            subset=_subset(subset),
+            budget_seconds=parse_duration(budget) if budget else None,
+            sink=shown.sink,
+        )
+        touched = tables_touched(repository, entry, report.bad)
+        scope = f"{format_count(report.checked_objects)} of {report.needed_objects} objects"
+        if report.ended_early:
+            scope += " (the time was over)"
+        verdict = "ok" if report.ok else f"{len(report.bad)} bad objects"
+        document: dict[str, Any] = {
+            "operation": "backup verify",
+            "backup_id": entry.id,
+            "storage": storage,
+            "level": str(level),
+            "ok": report.ok,
+            "checked_objects": report.checked_objects,
+            "needed_objects": report.needed_objects,
+            "checked_bytes": report.checked_bytes,
+            "ended_early": report.ended_early,
+            "bad": [{**asdict(bad), "tables": touched.get(bad.name, [])} for bad in report.bad],
+        }
+        lines = [
+            *(line for bad in report.bad[:50] for line in _told(bad, touched.get(bad.name, []))),
+            f"{entry.id} on the {storage}: {verdict}, level {level}, {scope}, "
+            f"{format_size(report.checked_bytes)}",
+        ]
+        if report.ok:
+            shown.summary(document, lines)
+            return
+        shown.summary(document, lines)
+    raise IntegrityError(
+        f"{len(report.bad)} objects of {entry.id} on the {storage} are missing or damaged",
+        hint=f"Run `aurora backup heal {entry.id}`: it brings them back from the other storage. "
+        "A restore reads good copies from there by itself.",
+        context={"objects": [bad.name for bad in report.bad[:100]]},
+    )
+
+
+def _told(bad: BadObject, tables: list[str]) -> list[str]:
+    lines = [f"{bad.problem}: {bad.name} ({bad.detail})"]
+    if tables:
+        shown = ", ".join(tables[:10]) + (
+            f" and {len(tables) - 10} more" if len(tables) > 10 else ""
+        )
+        lines.append(f"  tables: {shown}")
+    if bad.backups:
+        lines.append(f"  backups: {', '.join(bad.backups[:10])}")
+    return lines
+
+
+def _subset(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None:
+        raise UsageError(f"no subset {text[:20]}", hint="Write n/t, such as 1/7.")
+    return int(match[1]), int(match[2])
+
+
+def heal(context: typer.Context, backup_id: BackupId, json: Json = False) -> None:
+    """Bring missing and damaged objects of a backup back, on either storage, from the other.
+
+    Every good copy is proven before it is written. Exit code 40 when something stays bad.
+    """
+    with surface(json) as shown:
+        aurora = run.load(context)
+        if not aurora.has_secondary:
+            raise UsageError(
+                "no secondary storage is configured, so there is nothing to heal from",
+                hint="`aurora backup create` uploads again what the next backup needs.",
+            )
+        report = heal_backup(
+            aurora.storage("primary"),
+            aurora.open_secondary_view(),
+            backup_id,
+            aurora.database,
+            sink=shown.sink,
+        )
+        shown.summary(
+            {"operation": "backup heal", **asdict(report)},
+            [
+                *(f"healed on the primary: {name}" for name in report.primary),
+                *(f"healed on the secondary: {name}" for name in report.secondary),
+                *(f"NOT healed: {name}: {why}" for name, why in report.failed.items()),
+                f"{report.backup_id}: {len(report.primary) + len(report.secondary)} objects healed, "
+                f"{len(report.failed)} not, in {format_duration(report.seconds)}",
+            ],
+        )
+    if report.failed:
+        raise IntegrityError(
+            f"{len(report.failed)} objects of {report.backup_id} have no good copy left",
+            hint="Older or newer backups may be whole: `aurora backup verify` tells. Run "
+            "`aurora backup create` for a new good one.",
+        )

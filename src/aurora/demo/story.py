@@ -1,0 +1,294 @@
+"""The story of the demo, act by act, with the real commands and the demo's own checks.
+
+Each act is one method: it says what happens, runs the command as a user would, and looks
+whether it did what it should. What must be equal is compared with :mod:`aurora.demo.fingerprint`,
+taken before anything was backed up; what moves while the backup is made must still add up.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+
+from aurora.demo import sample
+from aurora.demo.fingerprint import Fingerprint, differences, fingerprints
+from aurora.demo.narrator import Act, Narrator
+from aurora.demo.stage import ROLE, Stage
+from aurora.demo.writers import WRITTEN_TABLES, Ledger, Writers, read_ledger
+from aurora.units import format_count, format_size
+
+RESTORED = "shop_restored"
+DROPPED = "public.orders"
+EMPTIED = "public.documents"
+_ACCIDENTS = ("drop table public.orders cascade", "delete from public.documents")
+
+
+class Story:
+    """Tells it once, on a :class:`Stage` that is ready. Errors of an act end the story."""
+
+    def __init__(self, stage: Stage, narrator: Narrator, *, megabytes: float) -> None:
+        self.acts: list[Act] = []
+        self._stage = stage
+        self._narrator = narrator
+        self._megabytes = megabytes
+        self._writers = Writers(stage.dsn(), pause=0.01)
+        self._frozen: dict[str, Fingerprint] = {}
+        self._ledgers: list[Ledger] = []  # right before and right after the second backup
+
+    def tell(self) -> None:
+        """All acts in order. Raises CommandFailed, psycopg.Error, UsageError."""
+        before: tuple[Callable[[Act], None], ...] = (self._load,)
+        under_writers = (
+            self._init,
+            self._doctor,
+            self._first_backup,
+            self._second_backup,
+            self._look,
+            self._accident,
+            self._restore_dropped,
+            self._restore_emptied,
+            self._restore_all,
+        )
+        for act in before:
+            self._play(act)
+        with self._writers:
+            for act in under_writers:
+                self._play(act)
+        self._play(self._writers_end)
+
+    def _play(self, act: Callable[[Act], None]) -> None:
+        line = Act(title="")
+        self.acts.append(line)
+        act(line)
+
+    def _load(self, act: Act) -> None:
+        act.title = "load the sample"
+        version = self._stage.server.tools.version
+        self._narrator.act(
+            "A database to lose",
+            f"A PostgreSQL {version} server of the demo's own gets a sample application: a web"
+            " shop with a forum, shaped like a Supabase project.",
+        )
+        loaded = sample.load(self._stage.dsn(), megabytes=self._megabytes)
+        self._frozen = fingerprints(self._stage.dsn())
+        rows = sum(table.rows for table in self._frozen.values())
+        act.seconds = loaded.seconds
+        act.facts = (
+            f"{format_size(loaded.table_bytes)} in {len(self._frozen)} tables,"
+            f" {format_count(rows)} rows"
+        )
+        act.good = True
+        self._narrator.verdict(f"{act.facts}, loaded by {ROLE}, who is no superuser", good=True)
+        self._narrator.note(
+            "From now on three writers keep inserting, updating, deleting, and moving money from"
+            " account to account: the sum of all balances must never change."
+        )
+
+    def _init(self, act: Act) -> None:
+        act.title = "aurora init"
+        self._narrator.act(
+            "Set up",
+            "Two storages (here two directories; else S3, GCS, Azure) are checked and get an"
+            " encrypted repository each; aurora.toml holds no secret.",
+        )
+        self._writers.wait_for(20)
+        act.seconds = self._stage.aurora(
+            *("init", "--source", self._stage.shown_dsn()),
+            *("--primary", self._stage.primary.as_uri()),
+            *("--secondary", self._stage.secondary.as_uri(), "--yes"),
+        )
+        text = (self._stage.directory / "aurora.toml").read_text()
+        secrets = [_secret_in(path) for path in self._stage.environment.values()]
+        act.good = not any(secret in text for secret in secrets)
+        act.facts = "two repositories, recovery codes printed"
+        self._narrator.verdict("aurora.toml holds none of the secrets", good=act.good)
+
+    def _doctor(self, act: Act) -> None:
+        act.title = "aurora doctor"
+        self._narrator.act("Is everything fit?", "Each line is a check; a finding says what to do.")
+        act.seconds = self._stage.aurora("doctor")
+        act.facts = "source, privileges, storages, keys, clocks"
+        act.good = True
+
+    def _first_backup(self, act: Act) -> None:
+        act.title = "first backup"
+        self._narrator.act(
+            "The first backup",
+            "A consistent snapshot of the running database is compressed, encrypted, and written"
+            " to both storages.",
+        )
+        act.seconds, written = self._backup()
+        primary, secondary = self._stage.stored()
+        act.facts = f"{format_size(written)} written, for {self._megabytes:g} MB of tables"
+        act.good = primary > 0 and secondary >= primary
+        self._narrator.verdict(
+            f"the primary holds {format_size(primary)}, the secondary {format_size(secondary)}",
+            good=act.good,
+        )
+
+    def _second_backup(self, act: Act) -> None:
+        act.title = "second backup"
+        self._narrator.act(
+            "The next backup",
+            "What has not changed since is not uploaded again, though the backup is a full one.",
+        )
+        first, _ = self._stage.stored()
+        self._ledgers.append(read_ledger(self._stage.dsn()))
+        act.seconds, written = self._backup()
+        self._ledgers.append(read_ledger(self._stage.dsn()))
+        act.facts = (
+            f"{format_size(written)} written, {100 * written / max(first, 1):.0f} % of the first"
+        )
+        act.good = written < first
+        self._narrator.verdict(
+            f"{format_size(written)} more on the primary, after {format_size(first)} before",
+            good=act.good,
+        )
+
+    def _look(self, act: Act) -> None:
+        act.title = "list and verify"
+        self._narrator.act(
+            "Is it good?",
+            "Every object of the latest backup is fetched, decrypted and checked.",
+        )
+        act.seconds = self._stage.aurora("backup", "list")
+        act.seconds += self._stage.aurora("backup", "verify", "latest")
+        act.facts = "every object read and decrypted"
+        act.good = True
+
+    def _accident(self, act: Act) -> None:
+        act.title = "the accident"
+        self._narrator.act(
+            "The accident",
+            "Somebody drops a table with all that hangs on it, and forgets a WHERE; the shop"
+            " stays open meanwhile.",
+        )
+        notices: list[str] = []
+        began = time.monotonic()
+        with psycopg.connect(self._stage.dsn(), autocommit=True) as connection:
+            connection.add_notice_handler(lambda said: notices.append(said.message_primary or ""))
+            for statement in _ACCIDENTS:
+                self._narrator.sql(f"{statement};")
+                connection.execute(statement.encode())
+        act.seconds = time.monotonic() - began
+        lost = self._frozen[DROPPED].rows + self._frozen[EMPTIED].rows
+        act.facts = f"{format_count(lost)} rows lost"
+        act.good = {DROPPED, EMPTIED} <= set(self._wrong(self._stage.dsn()))
+        self._narrator.note("; ".join([act.facts, *notices]))
+
+    def _restore_dropped(self, act: Act) -> None:
+        act.title = "restore a dropped table"
+        self._narrator.act(
+            "One table back",
+            "Only this table's part of the backup is read; it comes back with its indexes,"
+            " constraints, policies and grants.",
+        )
+        act.seconds = self._stage.aurora("backup", "restore-table", DROPPED, "latest", "--yes")
+        self._check_table(act, DROPPED)
+        self._narrator.note(
+            "Views and keys of other tables that fell with it come back below, with everything."
+        )
+
+    def _restore_emptied(self, act: Act) -> None:
+        act.title = "replace a table's rows"
+        self._narrator.act(
+            "Rows back into a table that is there",
+            "The rows are swapped in one transaction; what is there now is saved first.",
+        )
+        act.seconds = self._stage.aurora(
+            "backup", "restore-table", EMPTIED, "latest", "--replace", "--yes"
+        )
+        self._check_table(act, EMPTIED)
+
+    def _restore_all(self, act: Act) -> None:
+        act.title = "restore everything"
+        self._narrator.act(
+            "Everything, into a new database",
+            "Schema, rows, indexes, keys, triggers, sequences, large objects; the live database"
+            " is left alone.",
+        )
+        self._narrator.sql(f"create database {RESTORED};")
+        self._stage.make_database(RESTORED)
+        act.seconds = self._stage.aurora(
+            "backup", "restore", "latest", "--target", self._stage.shown_dsn(RESTORED), "--yes"
+        )
+        wrong = self._wrong(self._stage.dsn(RESTORED))
+        still = len(self._frozen.keys() - WRITTEN_TABLES)
+        self._narrator.verdict(
+            "; ".join(wrong.values())
+            or f"{still} tables that nobody wrote to are equal, row for row and to the checksum",
+            good=not wrong,
+        )
+        act.good = self._check_moment() and not wrong
+        act.facts = f"{still} tables equal, and the books balance"
+
+    def _check_moment(self) -> bool:
+        """Whether the restored ledger is one moment, during the second backup."""
+        before, after = self._ledgers
+        ledger = read_ledger(self._stage.dsn(RESTORED))
+        good = ledger.holds and before.transfers <= ledger.transfers <= after.transfers
+        self._narrator.verdict(
+            f"{_books(ledger)}: a moment between the backup's begin ({before.transfers} transfers)"
+            f" and its end ({after.transfers})",
+            good=good,
+        )
+        return good
+
+    def _writers_end(self, act: Act) -> None:
+        act.title = "writers, all the while"
+        self._narrator.act(
+            "And the shop?", "It was open from the first backup to the last restore."
+        )
+        ledger = read_ledger(self._stage.dsn())
+        act.facts = (
+            f"{format_count(self._writers.committed)} transactions, {self._writers.failed} refused"
+        )
+        act.seconds = sum(line.seconds for line in self.acts[1:-1])
+        act.good = ledger.holds and self._writers.failed == 0
+        self._narrator.verdict(
+            f"{act.facts}; {_books(ledger)}",
+            good=act.good,
+        )
+        if self._writers.refusal:
+            self._narrator.note(f"the last refusal was: {self._writers.refusal}")
+
+    def _backup(self) -> tuple[float, int]:
+        before, _ = self._stage.stored()
+        seconds = self._stage.aurora("backup", "create")
+        return seconds, self._stage.stored()[0] - before
+
+    def _check_table(self, act: Act, table: str) -> None:
+        wrong = self._wrong(self._stage.dsn()).get(table, "")
+        act.good = not wrong
+        rows = format_count(self._frozen[table].rows)
+        act.facts = f"{rows} rows"
+        self._narrator.verdict(
+            wrong or f"{table} has its {rows} rows again, equal to the checksum", good=act.good
+        )
+
+    def _wrong(self, dsn: str) -> dict[str, str]:
+        """By table, how it differs from what it was before the writers began."""
+        now = fingerprints(dsn)
+        return {
+            name: line[0]
+            for name, was in self._frozen.items()
+            if name not in WRITTEN_TABLES and (line := differences({name: was}, now))
+        }
+
+
+def _books(ledger: Ledger) -> str:
+    """The ledger in words."""
+    if ledger.total != ledger.expected:
+        return f"{ledger.total - ledger.expected} cents came from nowhere"
+    if ledger.unexplained:
+        return f"{ledger.unexplained} balances do not agree with the transfers"
+    return (
+        f"not one of {format_count(ledger.total)} cents is lost, and every balance agrees with"
+        f" the {format_count(ledger.transfers)} transfers"
+    )
+
+
+def _secret_in(path: str) -> str:
+    """The secret in a file of the stage: its last word."""
+    return Path(path).read_text(encoding="utf-8").strip().split(":")[-1]

@@ -1,0 +1,222 @@
+"""Making a backup: one snapshot of the source into the repository, then its mirror."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from aurora import __version__, clock
+from aurora.engines.base import TableData
+from aurora.engines.logical.export import ExportOptions, export
+from aurora.engines.logical.snapshot import HeldSnapshot
+from aurora.errors import AuroraError, IntegrityError, UnsupportedRepository
+from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded, Warned
+from aurora.operations.content import Backup, WriterStore, remembered_sums, write_body
+from aurora.repository.catalog import BackupEntry
+from aurora.repository.door import Repository
+from aurora.repository.ids import new_backup_id
+from aurora.repository.mirror import MirrorView, replicate
+
+
+@dataclass(frozen=True, slots=True)
+class BackupOptions:
+    """How to make a backup."""
+
+    database: str  # its label in the repository
+    type: str = "full"
+    jobs: int = 2
+    chunk_bytes: int = 8 << 20
+    level: int = 1  # zstd
+    lock_timeout: float = 10.0  # seconds
+    skip: tuple[str, ...] = ()
+    accept_new_source: bool = False
+    label: str = ""
+    only: frozenset[tuple[str, str]] | None = None  # rows of these (schema, table) alone
+
+
+@dataclass(slots=True)
+class BackupReport:
+    """What a backup run did. ``complete``: the primary holds it; ``replicated``: both do."""
+
+    backup_id: str = ""
+    database: str = ""
+    type: str = "full"
+    snapshot_at: str = ""
+    tables: int = 0
+    rows: int = 0
+    bytes_read: int = 0  # of COPY text and schema
+    bytes_new: int = 0  # of those, not held before
+    bytes_stored: int = 0  # uploaded to the primary
+    objects_new: int = 0
+    objects_reused: int = 0
+    seconds: float = 0.0
+    seconds_replicating: float = 0.0
+    complete: bool = False
+    replicated: bool | None = None  # None: there is no secondary
+    skipped: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def document(self) -> dict[str, Any]:
+        """For ``--json``."""
+        found = asdict(self)
+        found["seconds"] = round(self.seconds, 3)
+        found["seconds_replicating"] = round(self.seconds_replicating, 3)
+        return found
+
+
+def create_backup(
+    dsn: str,
+    repository: Repository,
+    options: BackupOptions,
+    *,
+    open_mirror: Callable[[], MirrorView] | None,
+    sink: EventSink,
+) -> BackupReport:
+    """Make one full backup; then bring the secondary up to date.
+
+    A secondary that fails leaves ``replicated`` False and a warning: the backup is made.
+
+    Raises:
+        SourceError, StorageError, RepositoryError, UsageError, Cancelled: no backup was
+            made, and every earlier one is untouched.
+    """
+    begun = time.monotonic()
+    report = BackupReport(type=options.type, database=options.database)
+    before = _previous(repository, options.database, sink)
+    remembered = before.data() if before else []
+    cancel = threading.Event()
+    with repository.write(options.database, level=options.level) as writer:
+        store = WriterStore(writer, remembered_sums(remembered))
+        try:
+            snapshot, data = export(
+                dsn,
+                store,
+                ExportOptions(
+                    jobs=options.jobs,
+                    chunk_bytes=options.chunk_bytes,
+                    lock_timeout=options.lock_timeout,
+                    skip=options.skip,
+                    before={table.oid: table for table in remembered},
+                    only=options.only,
+                ),
+                accept=lambda held: _accept_source(held, before, options),
+                sink=sink,
+                cancel=cancel,
+            )
+            sink(PhaseBegun("making durable"))
+            writer.flush()
+        except BaseException:
+            cancel.set()
+            raise
+        _fill(report, snapshot.source.snapshot_at, data)
+        report.skipped = list(snapshot.skipped)
+        manifest, more = write_body(
+            writer,
+            snapshot,
+            data,
+            aurora=__version__,
+            label=options.label,
+            partial=options.only is not None,
+            figures={"rows": report.rows, "bytes": report.bytes_read, "tables": report.tables},
+        )
+        created_at = clock.now()
+        entry = writer.commit(
+            backup_id=new_backup_id(options.type, created_at),
+            type=options.type,
+            created_at=created_at,
+            manifest=manifest,
+            uses=[*store.uses(), *more],
+        )
+        stats = writer.stats
+    report.backup_id, report.complete = entry.id, True
+    report.bytes_read, report.bytes_new = stats.raw_bytes, stats.new_raw_bytes
+    report.bytes_stored = stats.stored_bytes
+    report.objects_new, report.objects_reused = stats.new_objects, stats.reused_objects
+    report.seconds = time.monotonic() - begun
+    sink(PhaseEnded("making durable", f"backup {entry.id} is complete on the primary"))
+    if report.skipped:
+        told = f"left out on request: {', '.join(report.skipped)}"
+        report.warnings.append(told)
+        sink(Warned("tables-skipped", told, "They are not in this backup."))
+    if open_mirror is not None:
+        _mirror(repository, open_mirror, entry, report, sink)
+    return report
+
+
+def _previous(repository: Repository, database: str, sink: EventSink) -> Backup | None:
+    """The newest readable backup of the database; a damaged one only costs its memory."""
+    for entry in reversed(repository.backups(database)):
+        try:
+            return Backup(repository, entry)
+        except (IntegrityError, UnsupportedRepository) as error:
+            sink(
+                Warned(
+                    "backup-unreadable",
+                    f"backup {entry.id} cannot be read: {error.message}",
+                    f"Run `aurora backup verify {entry.id}`. This run goes on without it.",
+                )
+            )
+    return None
+
+
+def _accept_source(held: HeldSnapshot, before: Backup | None, options: BackupOptions) -> None:
+    """Refuse to mix two databases under one label."""
+    if before is None or options.accept_new_source:
+        return
+    old, new = before.snapshot.source, held.source
+    same_server = not (old.system_identifier and new.system_identifier) or (
+        old.system_identifier == new.system_identifier
+    )
+    if same_server and old.database.name == new.database.name:
+        return
+    raise UnsupportedRepository(
+        f"the repository's backups of {options.database} are of another source: "
+        f"database {old.database.name} on {old.address}",
+        hint="Nothing was backed up. Give this source a name of its own ([source] name in "
+        "aurora.toml). If it is the same database moved to another server (after a restore, "
+        "upgrade or failover), run it once with --accept-new-source.",
+    )
+
+
+def _fill(report: BackupReport, snapshot_at: str, data: list[TableData]) -> None:
+    report.snapshot_at = snapshot_at
+    report.tables = len(data)
+    report.rows = sum(table.rows for table in data)
+    report.bytes_read = sum(table.bytes for table in data)
+
+
+def _mirror(
+    repository: Repository,
+    open_mirror: Callable[[], MirrorView],
+    entry: BackupEntry,
+    report: BackupReport,
+    sink: EventSink,
+) -> None:
+    begun = time.monotonic()
+    try:
+        done = replicate(repository.storage, open_mirror(), sink=sink)
+        report.replicated = done.replicated(entry)
+        if not report.replicated:
+            lacking = done.lacking.get((entry.database, entry.id), [])
+            _warn_unreplicated(report, f"{len(lacking)} of its objects are missing there", sink)
+    except AuroraError as error:
+        report.replicated = False
+        _warn_unreplicated(report, error.message, sink)
+    else:
+        if report.replicated:
+            sink(Noted(f"backup {entry.id} is replicated to the secondary"))
+    report.seconds_replicating = time.monotonic() - begun
+
+
+def _warn_unreplicated(report: BackupReport, why: str, sink: EventSink) -> None:
+    told = f"the backup is not on the secondary: {why}"
+    report.warnings.append(told)
+    sink(
+        Warned(
+            "not-replicated",
+            told,
+            "It is complete on the primary and restores from there. The next run, or "
+            "`aurora backup replicate`, catches up.",
+        )
+    )

@@ -1,0 +1,182 @@
+"""A backup's content: engine documents in a repository's manifest, and back.
+
+The manifest holds the snapshot and what was read of each table. Tables of many chunks
+have their list in objects of their own (``tables/``), which an unchanged table shares
+with the backup before.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from aurora.engines.base import Buffer, Extent, RowsSum, Snapshot, Stored, TableData
+from aurora.errors import ObjectDamaged, UnsupportedRepository
+from aurora.repository.catalog import BackupEntry
+from aurora.repository.door import Ref, Repository
+from aurora.repository.layout import ObjectType
+from aurora.repository.writer import Writer
+
+ENGINE = "logical"
+_INLINE_EXTENTS = 8
+_EXTENTS_AN_OBJECT = 50_000
+
+
+class TableObject(msgspec.Struct, frozen=True, rename={"object": "name"}):
+    """Where part of a table's list of extents is kept."""
+
+    oid: int
+    object: str
+    raw: int
+
+
+class Body(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The members of a manifest that this module writes and reads."""
+
+    engine: str
+    aurora: str  # the version that wrote it
+    snapshot: Snapshot
+    data: tuple[TableData, ...]
+    objects: tuple[TableObject, ...] = ()
+    label: str = ""  # why it was made: "safety before restore …"
+    partial: bool = False  # rows of some tables alone: no whole restore
+    figures: dict[str, int] = {}
+
+
+class WriterStore:
+    """An engine's buffers into a repository writer; remembers sums of chunks it knows."""
+
+    def __init__(self, writer: Writer, remembered: Mapping[str, RowsSum]) -> None:
+        self._writer = writer
+        self._remembered = remembered
+        self._lock = threading.Lock()
+        self._uses: dict[str, int] = {}
+
+    def put(self, data: Buffer) -> Stored:
+        ref = self._writer.put(ObjectType.CHUNK, data)
+        with self._lock:
+            self._uses[ref.name] = ref.raw
+        return Stored(ref.name, ref.raw)
+
+    def put_rows(self, data: Buffer, count: Callable[[Buffer], RowsSum]) -> tuple[Stored, RowsSum]:
+        stored = self.put(data)
+        # Counting runs while the pool seals and uploads; an unchanged chunk is not counted.
+        return stored, self._remembered.get(stored.object) or count(data)
+
+    def uses(self) -> list[Ref]:
+        """Every chunk that was put, once."""
+        with self._lock:
+            return [Ref(name, raw) for name, raw in self._uses.items()]
+
+
+def remembered_sums(data: Iterable[TableData]) -> dict[str, RowsSum]:
+    """What an earlier backup counted in each whole chunk, by object name."""
+    return {
+        extent.object: RowsSum(extent.rows, extent.sum)
+        for table in data
+        for extent in table.extents
+        if extent.length < 0 and extent.rows
+    }
+
+
+def write_body(
+    writer: Writer, snapshot: Snapshot, data: list[TableData], **extra: Any
+) -> tuple[dict[str, Any], list[Ref]]:
+    """Put the tables' objects; the manifest's members, and the objects they use besides."""
+    kept: list[TableData] = []
+    objects: list[TableObject] = []
+    for table in data:
+        if len(table.extents) <= _INLINE_EXTENTS:
+            kept.append(table)
+            continue
+        for part in _parts(table):
+            ref = writer.put(ObjectType.TABLE, msgspec.json.encode(part))
+            objects.append(TableObject(table.oid, ref.name, ref.raw))
+        kept.append(msgspec.structs.replace(table, extents=()))
+    body = Body(ENGINE, snapshot=snapshot, data=tuple(kept), objects=tuple(objects), **extra)
+    return msgspec.to_builtins(body), [Ref(one.object, one.raw) for one in objects]
+
+
+def _parts(table: TableData) -> Iterator[TableData]:
+    for start in range(0, len(table.extents), _EXTENTS_AN_OBJECT):
+        yield msgspec.structs.replace(
+            table, extents=table.extents[start : start + _EXTENTS_AN_OBJECT]
+        )
+
+
+class Backup:
+    """One backup, its manifest opened: what it holds and where."""
+
+    def __init__(self, repository: Repository, entry: BackupEntry) -> None:
+        """Raises ObjectMissing, ObjectDamaged, UnsupportedRepository, StorageError."""
+        self.repository = repository
+        self.entry = entry
+        manifest = repository.manifest(entry)
+        if manifest.get("engine") != ENGINE:
+            raise UnsupportedRepository(
+                f"backup {entry.id} was made by an engine that this version does not know: "
+                f"{str(manifest.get('engine'))[:40]}",
+                hint="Install a newer Aurora. Nothing was changed.",
+            )
+        try:
+            self.body = msgspec.convert(manifest, Body)
+        except msgspec.ValidationError as error:
+            raise ObjectDamaged(
+                f"the manifest of {entry.id} does not read as one: {error}",
+                hint="Install a newer Aurora; if it is the newest, report this.",
+                context={"name": entry.manifest_name},
+            ) from error
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.body.snapshot
+
+    def data(self, only: set[int] | None = None) -> list[TableData]:
+        """What was read of each table (of those in *only*), with all extents.
+
+        Raises ObjectMissing, ObjectDamaged, StorageError.
+        """
+        parts: dict[int, list[Extent]] = {}
+        for one in self.body.objects:
+            if only is None or one.oid in only:
+                text = self.repository.read(Ref(one.object, one.raw))
+                parts.setdefault(one.oid, []).extend(
+                    msgspec.json.decode(text, type=TableData).extents
+                )
+        return [
+            msgspec.structs.replace(table, extents=tuple(parts[table.oid]))
+            if table.oid in parts
+            else table
+            for table in self.body.data
+            if only is None or table.oid in only
+        ]
+
+    def read_all(self, pieces: Iterable[Stored]) -> bytes:
+        """The pieces of a longer content, joined."""
+        return b"".join(self.repository.read(Ref(piece.object, piece.raw)) for piece in pieces)
+
+
+class RepositorySource:
+    """Buffers out of a repository, each proven. Keeps the few last ones: small tables share."""
+
+    def __init__(self, repository: Repository, *, keep: int = 3) -> None:
+        self._repository = repository
+        self._keep = keep
+        self._lock = threading.Lock()
+        self._held: OrderedDict[str, bytes] = OrderedDict()
+        self.bytes_read = 0
+
+    def get(self, stored: Stored) -> bytes:
+        with self._lock:
+            if stored.object in self._held:
+                self._held.move_to_end(stored.object)
+                return self._held[stored.object]
+        data = self._repository.read(Ref(stored.object, stored.raw))
+        with self._lock:
+            self.bytes_read += len(data)
+            self._held[stored.object] = data
+            while len(self._held) > self._keep:
+                self._held.popitem(last=False)
+        return data

@@ -1,0 +1,167 @@
+"""`aurora doctor`: look at everything that a backup and a restore will need.
+
+Changes nothing but the probe's own objects on the storages. Each finding says what is
+wrong and what to do; the worst of them decides the exit code.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Literal, Protocol
+
+from aurora.errors import AuroraError, RepositoryNotFound
+from aurora.operations.findings import Finding, Level, failed, good, guarded, warning
+from aurora.operations.source_checks import check_source, source_facts
+from aurora.operations.storage_checks import check_storage, check_together
+from aurora.postgres.conninfo import ConnInfo
+from aurora.repository.door import Repository
+from aurora.repository.layout import ObjectType
+from aurora.repository.mirror import MirrorView
+from aurora.repository.slots import SlotInfo
+from aurora.storage.base import Storage
+from aurora.units import plural
+
+Place = Literal["primary", "secondary"]
+
+
+class Subject(Protocol):
+    """What doctor needs of the composition root (:class:`aurora.wiring.Aurora` is one)."""
+
+    @property
+    def database(self) -> str: ...
+    @property
+    def has_secondary(self) -> bool: ...
+    def source(self) -> ConnInfo: ...
+    def storage(self, place: Place) -> Storage: ...
+    def open_primary(self) -> Repository: ...
+    def open_secondary_view(self) -> MirrorView: ...
+
+
+def examine(subject: Subject, *, jobs: int) -> Iterator[Finding]:
+    """All findings, in the order of looking. Never raises an AuroraError."""
+    yield from guarded(lambda: check_source(subject.source(), jobs=jobs))
+    size = _source_size(subject)
+    yield from guarded(lambda: check_storage("primary", subject.storage("primary"), needed=size))
+    yield from guarded(lambda: _check_primary(subject), about="primary")
+    if not subject.has_secondary:
+        yield warning(
+            "no-secondary",
+            "there is no secondary storage: one accident can take every backup",
+            "Add [secondary] to aurora.toml, at another provider, and run `aurora init` again.",
+        )
+        return
+    yield from guarded(
+        lambda: check_storage("secondary", subject.storage("secondary"), needed=size)
+    )
+    yield from guarded(lambda: _check_secondary(subject), about="secondary")
+    yield from guarded(
+        lambda: check_together(subject.storage("primary"), subject.storage("secondary"))
+    )
+
+
+def worst(findings: Iterable[Finding]) -> Level:
+    """``error`` if any is one, else ``warning`` if any is one, else ``ok``."""
+    levels = {finding.level for finding in findings}
+    return next((level for level in (Level.ERROR, Level.WARNING) if level in levels), Level.OK)
+
+
+def _source_size(subject: Subject) -> int | None:
+    try:
+        return source_facts(subject.source()).database_size
+    except AuroraError:
+        return None  # told already
+
+
+def _check_primary(subject: Subject) -> Iterator[Finding]:
+    repository = subject.open_primary()
+    backups = repository.backups(subject.database)
+    yield good(
+        "primary-opens",
+        f"primary: repository {repository.repository_id.hex()[:8]} opens with the passphrase, "
+        f"{plural(len(backups), 'backup')} of {subject.database}",
+    )
+    yield from _check_slots("primary", repository.slots())
+    yield from _check_identity(subject, repository)
+    others = [name for name in repository.databases() if name != subject.database]
+    if others and not backups:
+        yield warning(
+            "database-label",
+            f"the repository holds backups of {', '.join(others)}, none of {subject.database}",
+            "If this is the same database, set name under [source] in aurora.toml to its label "
+            "in the repository.",
+        )
+
+
+def _check_slots(place: Place, slots: list[SlotInfo]) -> Iterator[Finding]:
+    kinds = sorted(slot.kind for slot in slots if slot.genuine)
+    if strange := [slot.id for slot in slots if not slot.genuine]:
+        yield failed(
+            f"{place}-slot-foreign",
+            f"{place}: {len(strange)} key slots were not made by an owner of the master key",
+            f"Somebody may have written to the storage. Foreign slots: {', '.join(strange)}.",
+        )
+    if len(kinds) < 2:
+        yield _one_slot(place)
+    else:
+        yield good(
+            f"{place}-slots", f"{place}: {plural(len(kinds), 'key slot')} ({', '.join(kinds)})"
+        )
+
+
+def _one_slot(place: Place) -> Finding:
+    return warning(
+        f"{place}-one-slot",
+        f"{place}: there is one key slot only",
+        "If that secret is lost, every backup on it is lost. Add a second slot, a recovery code, "
+        "and keep it off this machine.",
+    )
+
+
+def _check_identity(subject: Subject, repository: Repository) -> Iterator[Finding]:
+    """Whether the newest backup was made of the server that is configured now."""
+    backups = repository.backups(subject.database)
+    if not backups:
+        return
+    source = repository.manifest(backups[-1]).get("source", {})
+    then = str(source.get("system_identifier") or "")
+    try:
+        now = source_facts(subject.source()).system_identifier
+    except AuroraError:
+        return  # told already
+    if then and now is not None and then != str(now):
+        yield warning(
+            "source-changed",
+            f"the newest backup of {subject.database} was made of another server "
+            f"(system identifier {then}, now {now})",
+            "Right after a move or a restore into a new server. If it is another database, give "
+            "it another name under [source].",
+        )
+
+
+def _check_secondary(subject: Subject) -> Iterator[Finding]:
+    try:
+        mirror = subject.open_secondary_view()
+    except RepositoryNotFound as error:
+        yield failed("secondary-missing", f"secondary: {error.message}", error.hint)
+        return
+    yield good("secondary-opens", "secondary: its outer layer opens with its passphrase")
+    # Without the slots' own keys they can only be counted here.
+    count = sum(1 for _ in subject.storage("secondary").list(ObjectType.SLOT.prefix))
+    if count < 2:
+        yield _one_slot("secondary")
+    else:
+        yield good("secondary-slots", f"secondary: {count} key slots")
+    yield from _check_replica(subject, mirror)
+
+
+def _check_replica(subject: Subject, mirror: MirrorView) -> Iterator[Finding]:
+    """Whether the secondary has the backups that the primary has."""
+    prefix = f"{ObjectType.BACKUP.prefix}{subject.database}/"
+    here = {info.name for info in subject.storage("primary").list(prefix)}
+    there = {info.name for info in mirror.list(prefix)}
+    if behind := len(here - there):
+        yield warning(
+            "secondary-behind",
+            f"secondary: {behind} of {len(here)} backups are not there yet",
+            "Run `aurora backup replicate`.",
+        )
+    else:
+        yield good("secondary-backups", f"secondary: {plural(len(there), 'backup')}")

@@ -1,0 +1,41 @@
+"""Findings: what a check looked at, how it stands, and what to do about it."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from aurora.errors import AuroraError
+from aurora.storage.probe import Finding, Level
+
+__all__ = ["Finding", "Level", "failed", "good", "guarded", "listed", "of_error", "warning"]
+
+
+def good(code: str, message: str) -> Finding:
+    return Finding(code, Level.OK, message)
+
+
+def warning(code: str, message: str, hint: str) -> Finding:
+    return Finding(code, Level.WARNING, message, hint)
+
+
+def failed(code: str, message: str, hint: str) -> Finding:
+    return Finding(code, Level.ERROR, message, hint)
+
+
+def of_error(error: AuroraError, *, about: str = "") -> Finding:
+    """An error as a finding; *about* stands before its message."""
+    message = f"{about}: {error.message}" if about else error.message
+    return Finding(error.code, Level.ERROR, message, error.hint)
+
+
+def guarded(check: Callable[[], Iterable[Finding]], *, about: str = "") -> Iterator[Finding]:
+    """The findings of *check*; an AuroraError that ends it becomes its last finding."""
+    try:
+        yield from check()
+    except AuroraError as error:
+        yield of_error(error, about=about)
+
+
+def listed(names: Iterable[str], *, at_most: int = 20) -> str:
+    """``a, b, c and 4 more``."""
+    every = list(names)
+    shown = ", ".join(every[:at_most])
+    return shown if len(every) <= at_most else f"{shown} and {len(every) - at_most} more"

@@ -1,0 +1,103 @@
+"""The report of a restore: JSON for programs, Markdown for people, kept beside aurora.toml."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aurora.units import format_duration, format_size
+
+
+@dataclass(frozen=True, slots=True)
+class TableResult:
+    """One table's check: rows of the backup and rows found."""
+
+    table: str
+    rows_expected: int
+    rows_found: int | None
+    same: bool
+
+
+@dataclass(slots=True)
+class RestoreReport:
+    """What a restore did, and what it found when it checked."""
+
+    restore_id: str
+    backup_id: str
+    kind: str  # restore, restore-full, restore-table
+    target: str
+    state_of: str  # the moment that was restored
+    begun_at: str
+    ended_at: str = ""
+    outcome: str = "unfinished"
+    database: str = ""
+    table: str = ""
+    restored_as: str = ""
+    rows: int = 0
+    bytes: int = 0
+    bytes_fetched: int = 0
+    seconds: float = 0.0
+    safety_backup: str = ""
+    old_database: str = ""
+    tables: list[TableResult] = field(default_factory=list)
+    sequences: int = 0
+    problems: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def document(self) -> dict[str, Any]:
+        """For ``--json`` and the JSON file."""
+        return {**asdict(self), "seconds": round(self.seconds, 3)}
+
+    def markdown(self) -> str:
+        """For people."""
+        same = sum(1 for table in self.tables if table.same)
+        lines = [
+            f"# Restore {self.restore_id}: {self.outcome}",
+            "",
+            f"- backup: `{self.backup_id}`, state of {self.state_of}",
+            f"- target: `{self.target}`" + (f", table `{self.table}`" if self.table else ""),
+            f"- begun {self.begun_at}, {format_duration(self.seconds)}",
+            f"- {self.rows:,} rows, {format_size(self.bytes)}",
+            f"- checked: {same} of {len(self.tables)} tables equal to the backup "
+            f"(rows and checksums), {self.sequences} sequences",
+        ]
+        if self.restored_as:
+            lines.append(f"- restored as `{self.restored_as}`")
+        if self.safety_backup:
+            lines.append(f"- safety backup taken first: `{self.safety_backup}`")
+        if self.old_database:
+            lines.append(f"- the replaced database stays as `{self.old_database}`")
+        for title, found in (
+            ("Problems", self.problems),
+            ("Refused by the target", self.refusals),
+            ("Notes", self.notes),
+        ):
+            if found:
+                lines += ["", f"## {title}", "", *(f"- {line}" for line in found)]
+        if self.tables:
+            lines += ["", "## Tables", "", "| table | rows in the backup | rows found | same |",
+                      "|---|---|---|---|"]  # fmt: skip
+            lines += [
+                f"| {t.table} | {t.rows_expected} | "
+                f"{'missing' if t.rows_found is None else t.rows_found} | "
+                f"{'yes' if t.same else 'NO'} |"
+                for t in self.tables
+            ]
+        return "\n".join(lines) + "\n"
+
+
+def write_report(report: RestoreReport, directory: Path) -> Path:
+    """Write both forms; the Markdown file's path. Raises OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    stem = directory / f"{report.kind}-{report.restore_id}"
+    for suffix, text in (
+        (".json", json.dumps(report.document(), indent=2) + "\n"),
+        (".md", report.markdown()),
+    ):
+        path = stem.with_suffix(suffix)
+        temporary = path.with_suffix(suffix + ".new")
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    return stem.with_suffix(".md")

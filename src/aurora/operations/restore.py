@@ -1,0 +1,360 @@
+"""Restoring a whole database: plan, safety backup, build aside, check, take its place."""
+
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+
+from aurora import clock
+from aurora.engines.base import Snapshot
+from aurora.engines.logical import system
+from aurora.engines.logical.build import Built, build_database
+from aurora.engines.logical.schema import Archive
+from aurora.engines.logical.target import (
+    TargetState,
+    aside_name,
+    create_aside,
+    drop,
+    finish,
+    look_at,
+    maintenance,
+    take_place,
+)
+from aurora.errors import CheckFailed, Incomplete, TargetNotEmpty, TargetUnfit, UsageError
+from aurora.events import EventSink, Noted, PhaseBegun, Warned
+from aurora.operations.content import Backup, RepositorySource
+from aurora.operations.reports import RestoreReport, TableResult
+from aurora.postgres.server import open_control, require_usable
+from aurora.units import format_size
+
+Mode = Literal["new", "empty", "swap", "direct"]
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOptions:
+    """How to restore a whole database."""
+
+    in_place: bool = False  # over a database that holds something
+    jobs: int = 2
+    chunk_bytes: int = 8 << 20
+    safety: bool = True  # back up what is replaced first
+    accept_refusals: bool = False  # swap although the target refused some statements
+    with_roles: bool = False  # restore-full: roles and what belongs to the server
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePlan:
+    """What a restore is going to do, to be shown before it does it."""
+
+    backup: Backup
+    state: TargetState
+    options: RestoreOptions
+    mode: Mode
+    restore_id: str
+    warnings: tuple[str, ...] = ()
+    missing_roles: tuple[str, ...] = field(default=())
+
+    @property
+    def build_name(self) -> str:
+        """The database that is filled."""
+        if self.mode == "direct":
+            return self.state.name
+        return aside_name(self.state.name, f"aurora_{self.restore_id[-6:].replace('-', '')}")
+
+    @property
+    def old_name(self) -> str:
+        """What the replaced database is called afterwards."""
+        stamp = self.restore_id.split("-")[0].lstrip("r").lower()
+        return aside_name(self.state.name, f"before_{stamp}")
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Lines for a person."""
+        snapshot = self.backup.snapshot
+        found = [
+            ("backup", f"{self.backup.entry.id}, state of {snapshot.source.snapshot_at}"),
+            ("holds", f"{len(self.backup.body.data)} tables, "
+                      f"{self.backup.body.figures.get('rows', 0):,} rows, "
+                      f"{format_size(self.backup.body.figures.get('bytes', 0))}"),
+            ("target", self.state.info.redacted()),
+            ("server", f"PostgreSQL {self.state.server.version}"),
+        ]  # fmt: skip
+        match self.mode:
+            case "new":
+                found.append(("database", f"{self.state.name} is made"))
+            case "empty":
+                found.append(("database", f"{self.state.name} is empty and is filled"))
+            case "direct":
+                found.append(("database", f"{self.state.name} is empty and is filled directly"))
+            case "swap":
+                found += [
+                    ("replaced", f"{self.state.name}, {self.state.objects} objects, "
+                                 f"{format_size(self.state.size)}"),
+                    ("first", "a safety backup of it" if self.options.safety else
+                              "NO safety backup (--no-safety-backup)"),
+                    ("then", f"built and checked as {self.build_name} while {self.state.name} serves"),
+                    ("swap", f"in one transaction; sessions are ended; the old one stays as "
+                             f"{self.old_name}"),
+                ]  # fmt: skip
+        return found
+
+
+def plan_restore(backup: Backup, dsn: str, options: RestoreOptions) -> RestorePlan:
+    """Look at the target and decide. Changes nothing.
+
+    Raises:
+        TargetNotEmpty: it holds something and ``in_place`` was not asked for.
+        TargetUnfit: an older major version, missing extensions or roles, no privilege.
+        TargetUnreachable.
+    """
+    if backup.body.partial:
+        raise UsageError(
+            f"backup {backup.entry.id} holds the rows of some tables alone",
+            hint="It was taken before a table was replaced. Use it with restore-table.",
+        )
+    state = look_at(dsn)
+    require_usable(state.server, "target")
+    snapshot = backup.snapshot
+    _require_version(snapshot, state)
+    mode: Mode = "new" if not state.exists else "empty" if state.empty else "swap"
+    if state.exists and not state.may_create:
+        mode = "direct" if state.empty else mode
+    plan = RestorePlan(backup, state, options, mode, new_restore_id(clock.now()))
+    if mode == "swap" and not options.in_place:
+        raise TargetNotEmpty(
+            f"the target {state.info.redacted()} holds {state.objects} objects, "
+            f"{format_size(state.size)}",
+            hint="Nothing was changed. Restore into another database with --target "
+            "postgresql://…/new_name, or replace this one with --in-place (a safety backup "
+            "is taken first).",
+            context={"objects": state.objects, "bytes": state.size},
+        )
+    if mode != "direct" and not state.may_create:
+        raise TargetUnfit(
+            f"the role {state.server.role.name} may not create databases on the target",
+            hint="Nothing was changed. Grant it CREATEDB, or create an empty database and give "
+            "its address with --target.",
+        )
+    _require_extensions(snapshot, state, options)
+    missing = () if options.with_roles else tuple(_missing_roles(snapshot, state))
+    if missing:
+        raise TargetUnfit(
+            f"roles that own objects of the backup are not on the target: {', '.join(missing)}",
+            hint="Nothing was changed. `aurora backup restore-full` restores the roles too; or "
+            "create them on the target first.",
+            context={"roles": list(missing)},
+        )
+    return plan
+
+
+def new_restore_id(moment: datetime) -> str:
+    """``r20261123T160742Z-k3q9``: sorts by time."""
+    letters = "".join(secrets.choice("abcdefghjkmnpqrstuvwxyz23456789") for _ in range(4))
+    return f"r{moment:%Y%m%dT%H%M%SZ}-{letters}"
+
+
+def run_restore(
+    plan: RestorePlan,
+    *,
+    make_safety_backup: Callable[[], str] | None,
+    sink: EventSink,
+) -> RestoreReport:
+    """Do what the plan says.
+
+    Args:
+        make_safety_backup: backs up the database that is replaced, returns the backup's id.
+
+    Raises:
+        CheckFailed: the restored rows are not the backup's; the target serves as before.
+        Incomplete: done, but the target refused some statements; the report lists them.
+        TargetError, IntegrityError, StorageError, Cancelled: the target serves as before.
+    """
+    begun = time.monotonic()
+    report = RestoreReport(
+        restore_id=plan.restore_id,
+        backup_id=plan.backup.entry.id,
+        kind="restore-full" if plan.options.with_roles else "restore",
+        target=plan.state.info.redacted(),
+        state_of=plan.backup.snapshot.source.snapshot_at,
+        begun_at=clock.isoformat(clock.now()),
+    )
+    if plan.mode == "swap" and plan.options.safety and make_safety_backup is not None:
+        sink(PhaseBegun("taking a safety backup"))
+        report.safety_backup = make_safety_backup()
+        sink(Noted(f"safety backup {report.safety_backup}"))
+    if plan.options.with_roles:
+        _restore_roles(plan, report, sink)
+    cancel = threading.Event()
+    try:
+        built = _build(plan, report, sink, cancel)
+    except BaseException:
+        cancel.set()
+        _sweep(plan, sink)
+        raise
+    _record(report, built)
+    report.seconds = time.monotonic() - begun
+    if not built.check.passed:
+        report.outcome = "failed its checks"
+        raise CheckFailed(
+            f"the restored database differs from the backup: {built.check.problems[0]}"
+            + (
+                f" and {len(built.check.problems) - 1} more"
+                if len(built.check.problems) > 1
+                else ""
+            ),
+            hint=_kept_hint(plan),
+            context={"report": report, "problems": built.check.problems[:20]},
+        )
+    if plan.mode == "swap" and built.refusals and not plan.options.accept_refusals:
+        report.outcome = "not put in place"
+        raise Incomplete(
+            f"the rows are right, but the target refused {len(built.refusals)} statements, "
+            f"so {plan.state.name} was not replaced: {built.refusals[0]}",
+            hint=f"{_kept_hint(plan)} The report lists them. To put it in place all the same, "
+            "run the restore again with --accept-refusals.",
+            context={"report": report},
+        )
+    _put_in_place(plan, report, sink)
+    report.seconds = time.monotonic() - begun
+    report.ended_at = clock.isoformat(clock.now())
+    report.outcome = "restored with refusals" if report.refusals else "restored"
+    return report
+
+
+def _kept_hint(plan: RestorePlan) -> str:
+    if plan.mode == "direct":
+        return f"The database {plan.state.name} holds what was restored so far."
+    serves = f"{plan.state.name} serves as before. " if plan.state.exists else ""
+    return f"{serves}What was restored is in the database {plan.build_name} for you to look at; \
+the next restore removes it."
+
+
+def _build(
+    plan: RestorePlan, report: RestoreReport, sink: EventSink, cancel: threading.Event
+) -> Built:
+    backup, state = plan.backup, plan.state
+    facts = backup.snapshot.source.database
+    if plan.mode == "direct":
+        info = state.info
+    else:
+        info = create_aside(state, plan.build_name, facts, plan.restore_id)
+    report.database = state.name
+    with tempfile.TemporaryDirectory(prefix="aurora-") as directory:
+        archive = Archive(
+            backup.snapshot.archive,
+            backup.read_all(backup.snapshot.archive.pieces),
+            Path(directory),
+        )
+        return build_database(
+            info.dsn(), state.server.major, backup.snapshot, backup.data(), archive,
+            RepositorySource(backup.repository),
+            jobs=plan.options.jobs, chunk_bytes=plan.options.chunk_bytes, sink=sink, cancel=cancel,
+        )  # fmt: skip
+
+
+def _sweep(plan: RestorePlan, sink: EventSink) -> None:
+    """A restore that failed half-way leaves no database behind that looks like one."""
+    if plan.mode == "direct":
+        sink(
+            Warned(
+                "target-half-filled",
+                f"the database {plan.state.name} is half filled",
+                "Empty it (DROP SCHEMA … CASCADE) before the next try.",
+            )
+        )
+        return
+    try:
+        with maintenance(plan.state.info) as conn:
+            drop(conn, plan.build_name)
+    except Exception as error:  # noqa: BLE001 - the first error is the one to tell; this one is said too
+        sink(
+            Warned(
+                "leftover",
+                f"the unfinished database {plan.build_name} could not be dropped: {error}",
+                "The next restore removes it.",
+            )
+        )
+
+
+def _put_in_place(plan: RestorePlan, report: RestoreReport, sink: EventSink) -> None:
+    state = plan.state
+    if plan.mode == "direct":
+        return
+    properties = state.properties or plan.backup.snapshot.source.database
+    if plan.options.with_roles:
+        properties = plan.backup.snapshot.source.database
+    with maintenance(state.info) as conn:
+        report.refusals += finish(conn, plan.build_name, properties)
+    if plan.mode == "empty":
+        # The empty database steps aside and is dropped once the new one has its name.
+        take_place(state.info, plan.build_name, state.name, plan.old_name)
+        with maintenance(state.info) as conn:
+            drop(conn, plan.old_name)
+    else:
+        old = plan.old_name if plan.mode == "swap" else None
+        take_place(state.info, plan.build_name, state.name, old)
+        if old:
+            report.old_database = old
+            sink(Noted(f"the replaced database stays as {old}; drop it when you are sure"))
+
+
+def _restore_roles(plan: RestorePlan, report: RestoreReport, sink: EventSink) -> None:
+    text = plan.backup.read_all(plan.backup.snapshot.globals).decode()
+    sink(PhaseBegun("restoring roles"))
+    with maintenance(plan.state.info) as conn:
+        applied = system.apply_globals(conn, text)
+    report.refusals += list(applied.refused)
+    report.notes += list(applied.kept)
+    without = system.roles_without_password(text)
+    if without:
+        report.notes.append(f"roles restored without a password (set one): {', '.join(without)}")
+
+
+def _record(report: RestoreReport, built: Built) -> None:
+    report.rows, report.bytes = built.rows, built.bytes
+    report.refusals += built.refusals
+    report.problems = list(built.check.problems)
+    report.sequences = built.check.sequences
+    report.tables = [
+        TableResult(check.table, check.rows_expected, check.rows_found, check.same)
+        for check in built.check.tables
+    ]
+
+
+def _require_version(snapshot: Snapshot, state: TargetState) -> None:
+    source_major = snapshot.source.version_num // 10000
+    if state.server.major < source_major:
+        raise TargetUnfit(
+            f"the backup is of PostgreSQL {source_major}, the target runs {state.server.version}",
+            hint=f"Nothing was changed. Restore into PostgreSQL {source_major} or newer.",
+        )
+
+
+def _require_extensions(snapshot: Snapshot, state: TargetState, options: RestoreOptions) -> None:
+    info = state.info if state.exists else state.info.with_dbname("postgres")
+    with open_control(info, what="target") as conn:
+        available = {
+            str(row[0])
+            for row in conn.execute("SELECT name FROM pg_catalog.pg_available_extensions")
+        }
+    missing = [name for name, _, _ in snapshot.source.database.extensions if name not in available]
+    if missing and not options.accept_refusals:
+        raise TargetUnfit(
+            f"extensions of the backup are not available on the target: {', '.join(missing)}",
+            hint="Nothing was changed. Install them on the target server; or restore without "
+            "them, and without what depends on them, with --accept-refusals.",
+            context={"extensions": missing},
+        )
+
+
+def _missing_roles(snapshot: Snapshot, state: TargetState) -> list[str]:
+    owners = {table.owner for table in snapshot.tables} | {snapshot.source.database.owner}
+    info = state.info if state.exists else state.info.with_dbname("postgres")
+    with open_control(info, what="target") as conn:
+        there = {str(row[0]) for row in conn.execute("SELECT rolname FROM pg_catalog.pg_roles")}
+    return sorted(owners - there)

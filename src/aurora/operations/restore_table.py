@@ -1,0 +1,357 @@
+"""Restoring one table or partition tree, reading only its chunks."""
+
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from aurora import clock
+from aurora.engines.base import Sequence_, Table
+from aurora.engines.logical.build import set_sequences
+from aurora.engines.logical.copyin import open_loader
+from aurora.engines.logical.names import Connection, quoted, shown
+from aurora.engines.logical.onetable import (
+    Existing,
+    create_copy,
+    create_tables,
+    entries_of,
+    incoming_keys,
+    look_at_existing,
+    replace_rows,
+)
+from aurora.engines.logical.schema import Archive, Entry
+from aurora.errors import RepositoryNotFound, TargetNotEmpty, TargetUnfit, UsageError
+from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded
+from aurora.operations.content import Backup, RepositorySource
+from aurora.operations.reports import RestoreReport, TableResult
+from aurora.operations.restore import new_restore_id
+from aurora.postgres.conninfo import ConnInfo
+from aurora.postgres.errors import translated
+from aurora.postgres.server import inspect_server, open_control, require_usable
+from aurora.units import format_count, format_size
+
+Mode = Literal["create", "replace", "copy"]
+
+
+@dataclass(frozen=True, slots=True)
+class TableOptions:
+    """How to restore a table."""
+
+    as_name: str | None = None
+    replace: bool = False
+    jobs: int = 2
+    chunk_bytes: int = 8 << 20
+    safety: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TablePlan:
+    """What restoring a table is going to do."""
+
+    backup: Backup
+    root: Table
+    tables: tuple[Table, ...]  # the table and the partitions below it
+    dsn: str
+    database: str
+    mode: Mode
+    options: TableOptions
+    restore_id: str
+    new_name: tuple[str, str] | None = None  # schema, name of the copy
+    rows_there: int = 0
+
+    @property
+    def name(self) -> str:
+        return shown(self.root.schema, self.root.name)
+
+    @property
+    def replaces(self) -> bool:
+        return self.mode == "replace"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Lines for a person."""
+        oids = {table.oid for table in self.tables}
+        data = [found for found in self.backup.body.data if found.oid in oids]
+        partitions = f" with {len(self.tables) - 1} partitions" if len(self.tables) > 1 else ""
+        what = {
+            "create": f"{self.name} is not there and is made, with indexes, constraints, "
+            "policies and grants",
+            "replace": f"the rows of {self.name} are swapped in one transaction",
+            "copy": f"a plain copy of the rows is made as {shown(*(self.new_name or ('', '')))}, "
+            "readable by its owner alone",
+        }[self.mode]
+        return [
+            ("backup", f"{self.backup.entry.id}, state of "
+                       f"{self.backup.snapshot.source.snapshot_at}"),
+            ("table", f"{self.name}{partitions}, {format_count(sum(d.rows for d in data))} rows, "
+                      f"{format_size(sum(d.bytes for d in data))}"),
+            ("target", ConnInfo.parse(self.dsn).redacted()),
+            ("how", what),
+            *([("first", "a safety backup of the table" if self.options.safety else
+                         "NO safety backup (--no-safety-backup)")] if self.replaces else []),
+        ]  # fmt: skip
+
+
+def plan_restore_table(backup: Backup, text: str, dsn: str, options: TableOptions) -> TablePlan:
+    """Find the table in the backup, look at the target, decide. Changes nothing.
+
+    Raises:
+        RepositoryNotFound: the backup holds no such table.
+        UsageError: the name is ambiguous; the message lists the choices.
+        TargetNotEmpty: the table is there, and neither --as nor --replace was given.
+    """
+    if options.as_name and options.replace:
+        raise UsageError("--as and --replace exclude one another")
+    root = find_table(backup.snapshot.tables, text)
+    tables = tree_of(backup.snapshot.tables, root)
+    if backup.body.partial and not any(d.oid in {t.oid for t in tables} for d in backup.body.data):
+        raise RepositoryNotFound(
+            f"backup {backup.entry.id} holds no rows of {shown(root.schema, root.name)}",
+            hint="It is a safety backup of another table.",
+        )
+    with open_control(dsn, what="target") as conn:
+        facts = inspect_server(conn)
+        require_usable(facts, "target")
+        source_major = backup.snapshot.source.version_num // 10000
+        if facts.major < source_major:
+            raise TargetUnfit(
+                f"the backup is of PostgreSQL {source_major}, the target runs {facts.version}",
+                hint=f"Nothing was changed. Restore into PostgreSQL {source_major} or newer.",
+            )
+        new_name: tuple[str, str] | None = None
+        mode: Mode
+        if options.as_name:
+            mode, new_name = "copy", _new_name(conn, options.as_name, root)
+        elif not _exists(conn, root.schema, root.name):
+            mode = "create"
+        elif options.replace:
+            mode = "replace"
+            _require_columns(conn, root, tables)
+        else:
+            raise TargetNotEmpty(
+                f"the table {shown(root.schema, root.name)} is there already",
+                hint="Nothing was changed. Restore it beside the existing one with --as NAME, "
+                "or swap its rows for the backup's with --replace.",
+            )
+    return TablePlan(
+        backup, root, tables, dsn, facts.database, mode, options,
+        new_restore_id(clock.now()), new_name,
+    )  # fmt: skip
+
+
+def run_restore_table(
+    plan: TablePlan,
+    *,
+    make_safety_backup: Callable[[TablePlan], str] | None,
+    sink: EventSink,
+) -> RestoreReport:
+    """Do what the plan says, in one transaction.
+
+    Raises:
+        CheckFailed, TargetError, IntegrityError, StorageError, Cancelled: nothing was changed.
+    """
+    begun = time.monotonic()
+    report = RestoreReport(
+        restore_id=plan.restore_id,
+        backup_id=plan.backup.entry.id,
+        kind="restore-table",
+        target=ConnInfo.parse(plan.dsn).redacted(),
+        state_of=plan.backup.snapshot.source.snapshot_at,
+        begun_at=clock.isoformat(clock.now()),
+        database=plan.database,
+        table=plan.name,
+        restored_as=shown(*plan.new_name) if plan.new_name else "",
+    )
+    if plan.replaces and plan.options.safety and make_safety_backup is not None:
+        sink(PhaseBegun("taking a safety backup"))
+        report.safety_backup = make_safety_backup(plan)
+        sink(Noted(f"safety backup {report.safety_backup}"))
+    oids = {table.oid for table in plan.tables}
+    data = [found for found in plan.backup.data(oids) if found.oid in oids]
+    source = RepositorySource(plan.backup.repository)
+    cancel = threading.Event()
+    encoding = plan.backup.snapshot.source.database.encoding
+    sink(PhaseBegun(f"restoring {plan.name}"))
+    with open_loader(plan.dsn, encoding) as conn, tempfile.TemporaryDirectory() as directory:
+        with translated("target", doing=f"restoring {plan.name}"), conn.transaction():
+            conn.execute("SET LOCAL synchronous_commit = on")
+            conn.execute("SET LOCAL lock_timeout = '60s'")
+            match plan.mode:
+                case "create":
+                    archive = _archive(plan, Path(directory))
+                    listing = archive.listing()
+                    outcome = create_tables(
+                        conn,
+                        archive,
+                        _with_schema(conn, listing, plan, archive),
+                        incoming_keys(listing, archive.document, oids),
+                        plan.tables, data, source, cancel,
+                    )  # fmt: skip
+                    report.rows, report.refusals = outcome.rows, outcome.refusals
+                case "replace":
+                    existing = _existing(conn, plan.root)
+                    report.rows = replace_rows(conn, existing, plan.tables, data, source, cancel)
+                case "copy":
+                    schema, name = plan.new_name or ("", "")
+                    report.rows = create_copy(
+                        conn, schema, name, plan.root, data, plan.tables, source, cancel
+                    )
+            if plan.mode != "copy":
+                report.sequences = _advance_sequences(conn, plan, oids)
+        with translated("target", doing="collecting statistics"):
+            name = quoted(*(plan.new_name or (plan.root.schema, plan.root.name)))
+            statement = "VACUUM (ANALYZE)" if plan.replaces else "ANALYZE"
+            conn.execute(f"{statement} {name}".encode())
+    sink(PhaseEnded(f"restoring {plan.name}", f"{format_count(report.rows)} rows"))
+    by_oid = {table.oid: table for table in plan.tables}
+    report.tables = [
+        TableResult(shown(by_oid[d.oid].schema, by_oid[d.oid].name), d.rows, d.rows, same=True)
+        for d in data
+    ]
+    report.bytes = sum(found.bytes for found in data)
+    report.bytes_fetched = source.bytes_read
+    report.seconds = time.monotonic() - begun
+    report.ended_at = clock.isoformat(clock.now())
+    report.outcome = "restored with refusals" if report.refusals else "restored"
+    return report
+
+
+def find_table(tables: Sequence[Table], text: str) -> Table:
+    """The table that a person means by ``schema.table``, ``table`` or ``"Quoted"``.
+
+    A name typed exactly wins; unquoted words are folded to lower case, as SQL does.
+
+    Raises:
+        RepositoryNotFound, UsageError.
+    """
+    candidates = [table for table in tables if table.kind in ("r", "p")]
+    forms = _forms(text)
+    for schema, name in forms:
+        found = [t for t in candidates if t.name == name and (schema is None or t.schema == schema)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            choices = ", ".join(shown(t.schema, t.name) for t in found)
+            raise UsageError(
+                f"{text} means {len(found)} tables of the backup: {choices}",
+                hint="Write the schema too.",
+                context={"choices": choices.split(", ")},
+            )
+    near = [shown(t.schema, t.name) for t in candidates if forms[-1][1].lower() in t.name.lower()][
+        :10
+    ]
+    raise RepositoryNotFound(
+        f"the backup holds no table {text[:130]}",
+        hint=f"It has {', '.join(near)}." if near else "See the names in the source or a report.",
+    )
+
+
+def _forms(text: str) -> list[tuple[str | None, str]]:
+    """Readings of a typed name as (schema or None, name), the most literal first."""
+    parts = re.findall(r'"(?:[^"]|"")*"|[^."]+', text)
+    if not parts or "".join(parts) != text.replace(".", "", len(parts) - 1):
+        parts = [text]
+    exact = [p[1:-1].replace('""', '"') if p.startswith('"') else p for p in parts]
+    folded = [e if p.startswith('"') else p.lower() for p, e in zip(parts, exact, strict=True)]
+    forms: list[tuple[str | None, str]] = []
+    for words in (exact, folded):
+        if len(words) == 1:
+            forms.append((None, words[0]))
+        elif len(words) == 2:
+            forms.append((words[0], words[1]))
+    forms.append((None, text))
+    return forms
+
+
+def tree_of(tables: Sequence[Table], root: Table) -> tuple[Table, ...]:
+    """*root* and every partition below it, parents first."""
+    found = [root]
+    for table in found:  # grows while it is walked
+        found += [t for t in tables if t.is_partition and table.oid in t.parents]
+    return tuple(found)
+
+
+def _exists(conn: Connection, schema: str, name: str) -> bool:
+    with translated("target", doing="looking for the table"):
+        row = conn.execute(
+            "SELECT pg_catalog.to_regclass(%s) IS NOT NULL", (quoted(schema, name),)
+        ).fetchone()
+    return bool(row and row[0])
+
+
+def _new_name(conn: Connection, text: str, root: Table) -> tuple[str, str]:
+    schema, name = _forms(text)[1] if len(_forms(text)) > 2 else _forms(text)[0]
+    schema = schema or root.schema
+    if _exists(conn, schema, name):
+        raise TargetNotEmpty(
+            f"there is a relation {shown(schema, name)} already",
+            hint="Nothing was changed. Give another name with --as.",
+        )
+    return schema, name
+
+
+def _require_columns(conn: Connection, root: Table, tables: Sequence[Table]) -> None:
+    with translated("target", doing="looking at the table's columns"):
+        there = {
+            str(row[0])
+            for row in conn.execute(
+                "SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid = %s::regclass"
+                " AND attnum > 0 AND NOT attisdropped AND attgenerated = ''",
+                (quoted(root.schema, root.name),),
+            )
+        }
+    lacking = [c for table in tables for c in table.copy_columns if c not in there]
+    if lacking:
+        raise TargetUnfit(
+            f"the table {shown(root.schema, root.name)} has no column {lacking[0]} any more",
+            hint="Nothing was changed. Restore it beside the existing one with --as NAME.",
+        )
+
+
+def _existing(conn: Connection, root: Table) -> Existing:
+    rows = conn.execute(
+        "SELECT relid::oid::bigint FROM pg_catalog.pg_partition_tree(%s::regclass)"
+        " UNION SELECT %s::regclass::oid::bigint",
+        (quoted(root.schema, root.name),) * 2,
+    ).fetchall()
+    return look_at_existing(conn, root, [int(str(row[0])) for row in rows])
+
+
+def _archive(plan: TablePlan, directory: Path) -> Archive:
+    document = plan.backup.snapshot.archive
+    return Archive(document, plan.backup.read_all(document.pieces), directory)
+
+
+def _with_schema(
+    conn: Connection, listing: Sequence[Entry], plan: TablePlan, archive: Archive
+) -> list[Entry]:
+    """The table's entries; its schema's own too where the target lacks it."""
+    entries = entries_of(listing, archive.document, plan.tables)
+    row = conn.execute(
+        "SELECT pg_catalog.to_regnamespace(%s) IS NULL", (quoted(plan.root.schema),)
+    ).fetchone()
+    if row and row[0]:
+        first = [
+            e for e in listing if e.kind == "SCHEMA" and e.tag.split(" ")[1:2] == [plan.root.schema]
+        ]
+        entries = first + entries
+    return entries
+
+
+def _advance_sequences(conn: Connection, plan: TablePlan, oids: set[int]) -> int:
+    """Owned sequences to the backup's position, never backwards."""
+    owned = [s for s in plan.backup.snapshot.sequences if s.table in oids]
+    wanted: list[Sequence_] = []
+    for sequence in owned:
+        if not _exists(conn, sequence.schema, sequence.name):
+            continue
+        row = conn.execute(
+            f"SELECT last_value, is_called FROM {quoted(sequence.schema, sequence.name)}".encode()
+        ).fetchone()
+        if row and (int(str(row[0])), bool(row[1])) < (sequence.last_value, sequence.is_called):
+            wanted.append(sequence)
+    set_sequences(conn, wanted)
+    return len(owned)

@@ -1,0 +1,98 @@
+"""What must be right about the storages: their promises, their room, their distance."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from aurora.errors import UsageError
+from aurora.operations.findings import Finding, Level, failed, good, warning
+from aurora.storage.addresses import common_fate, parse_address
+from aurora.storage.base import Storage
+from aurora.storage.probe import probe
+from aurora.units import format_size
+
+# What a probe proved, for one line; a finding that is not ok is told in full.
+_SHORT = {
+    "probe-create-only": "conditional puts tried",
+    "probe-write": "writes",
+    "probe-read": "reads back",
+    "probe-missing": "tells what is absent",
+    "probe-list": "lists at once",
+    "probe-names": "keeps names",
+    "probe-clock": "clock agrees",
+    "probe-delete": "deletes",
+}
+_SCARCE = 1 << 30  # bytes
+
+
+def check_storage(place: str, storage: Storage, *, needed: int | None = None) -> Iterator[Finding]:
+    """Probe one storage. *needed*: bytes that a full backup may take, if known.
+
+    Raises StorageError where it cannot be used at all.
+    """
+    report = probe(storage)
+    kept: list[str] = []
+    for finding in report.findings:
+        if finding.level is Level.OK:
+            kept.append(_SHORT.get(finding.code, finding.message))
+        else:
+            yield replace(
+                finding, code=f"{place}-{finding.code}", message=f"{place}: {finding.message}"
+            )
+    if report.ok:
+        yield good(f"{place}-probe", f"{place} {storage.url}: {', '.join(kept)}")
+    else:
+        yield failed(
+            f"{place}-unfit",
+            f"{place} {storage.url} cannot keep a repository",
+            "See the errors above.",
+        )
+    yield from _room(place, storage, needed)
+
+
+def check_together(primary: Storage, secondary: Storage) -> Iterator[Finding]:
+    """What one accident could take from both. Raises UsageError where they are one place."""
+    one, two = parse_address(primary.url), parse_address(secondary.url)
+    same_home = (one.kind, one.bucket, one.endpoint) == (two.kind, two.bucket, two.endpoint)
+    if same_home and _nested(one.prefix, two.prefix):
+        raise UsageError(
+            "the primary and the secondary storage are the same place, or one inside the other",
+            hint="Give each a directory or prefix of its own; better, another provider.",
+        )
+    facts = common_fate(primary.url, secondary.url)
+    if not facts:
+        yield good("storages-apart", "primary and secondary are at different providers")
+        return
+    yield warning(
+        "storages-share-fate",
+        f"one accident can take both storages: {'; '.join(facts)}",
+        "Put the secondary at another provider, in another account and region.",
+    )
+
+
+def _nested(one: str, two: str) -> bool:
+    first, second = f"{one.strip('/')}/", f"{two.strip('/')}/"
+    return first.startswith(second) or second.startswith(first) or "/" in (first, second)
+
+
+def _room(place: str, storage: Storage, needed: int | None) -> Iterator[Finding]:
+    address = parse_address(storage.url)
+    if address.kind != "file":
+        return
+    directory = Path(address.prefix)
+    while not directory.exists():
+        directory = directory.parent
+    free = shutil.disk_usage(directory).free
+    message = f"{place}: {format_size(free)} free on the disk of {address.prefix}"
+    if needed is not None and free < needed:
+        yield warning(
+            "storage-room",
+            f"{message}, the source has {format_size(needed)}",
+            "A full backup takes less than the source, but check that it fits; free space, or "
+            "use a larger disk.",
+        )
+    elif free < _SCARCE:
+        yield failed("storage-room", message, "Free space on that disk.")
+    else:
+        yield good("storage-room", message)

@@ -1,0 +1,339 @@
+"""The composition root: from settings to open storages, repositories and connections.
+
+The only module that knows every concrete class. Nothing is opened, fetched or asked
+before it is needed, and no secret is asked for twice.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from threading import RLock
+from typing import Any, Literal
+
+from aurora.config import SecretRef, Settings, StorageSettings, load_settings
+from aurora.config.secrets import reference_from_environment
+from aurora.config.settings import CREDENTIALS, slug
+from aurora.errors import AuroraError, UsageError
+from aurora.events import EventSink, discard
+from aurora.operations.configuration import StorageDraft
+from aurora.operations.init import Options
+from aurora.postgres.conninfo import ConnInfo, needs_password
+from aurora.repository.door import ClosedRepository, Repository
+from aurora.repository.keys import Passphrase
+from aurora.repository.mirror import MirrorView
+from aurora.storage.addresses import parse_address
+from aurora.storage.base import Buffer, ObjectInfo, Storage
+from aurora.storage.open import open_storage
+
+DEFAULT_CONFIG = Path("aurora.toml")
+Place = Literal["primary", "secondary"]
+_PROJECT = (
+    (r"^db\.([a-z0-9]{16,})\.supabase\.(?:co|red|in)$", "host"),
+    (r"^[^.]+\.([a-z0-9]{16,})$", "user"),  # the poolers' form: postgres.<project-ref>
+)
+Ask = Callable[[str], str | None]  # a question -> the answer, None where nobody can answer
+
+_PREFIX: Mapping[Place, str] = {"primary": "AURORA", "secondary": "AURORA_SECONDARY"}
+
+
+def nobody(_question: str) -> str | None:
+    """The :data:`Ask` of a run without a terminal."""
+    return None
+
+
+class Aurora:
+    """Everything that one configuration describes, opened on demand.
+
+    Safe to share between threads. Close nothing: what is opened here holds no lock.
+    """
+
+    def __init__(self, settings: Settings, *, ask: Ask = nobody) -> None:
+        self.settings = settings
+        self._ask = ask
+        self._lock = RLock()
+        self._passphrases: dict[Place, str] = {}
+        self._storages: dict[Place, Storage] = {}
+        self._source: ConnInfo | None = None
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str = DEFAULT_CONFIG,
+        *,
+        overrides: Mapping[str, Mapping[str, Any]] | None = None,
+        ask: Ask = nobody,
+    ) -> "Aurora":
+        """Read aurora.toml at *path*; *overrides* (by section and field) win over it.
+
+        Raises UsageError.
+        """
+        return cls(load_settings(Path(path), overrides), ask=ask)
+
+    @cached_property
+    def database(self) -> str:
+        """The source's label in the repository."""
+        if self.settings.source.name:
+            return self.settings.source.name
+        return default_label(self._source_as_written())
+
+    @property
+    def has_secondary(self) -> bool:
+        return self.settings.secondary is not None
+
+    def source(self) -> ConnInfo:
+        """How to reach the source, with its password where one is known. Raises UsageError."""
+        with self._lock:
+            if self._source is None:
+                self._source = self._with_password(self._source_as_written())
+            return self._source
+
+    def source_dsn(self) -> str:
+        """The same as a libpq string. It holds the password: never show it."""
+        return self.source().dsn()
+
+    def passphrase(self, place: Place) -> str:
+        """The passphrase of a storage's repository, asked for at most once. Raises UsageError."""
+        with self._lock:
+            if place not in self._passphrases:
+                self._passphrases[place] = self._find_passphrase(place, self._ask)
+            return self._passphrases[place]
+
+    def remember_passphrase(self, place: Place, passphrase: str) -> None:
+        """Use *passphrase* from now on, as `init` does with the one it had chosen."""
+        with self._lock:
+            self._passphrases[place] = passphrase
+
+    def storage(self, place: Place = "primary") -> Storage:
+        """The storage, with retries. Touches no network. Raises UsageError."""
+        with self._lock:
+            if place not in self._storages:
+                settings = self._storage_settings(place)
+                self._storages[place] = open_storage(
+                    settings.url,
+                    self._credentials(place, settings),
+                    base_directory=self.settings.base,
+                )
+            return self._storages[place]
+
+    def open_for_reading(self, place: str, *, sink: EventSink = discard) -> Repository:
+        """The repository to list, verify and restore from.
+
+        On the primary, what is missing or damaged is read from the secondary where that can
+        be opened without asking anybody; *sink* is warned. ``"secondary"`` reads there alone.
+
+        Raises as :meth:`open_primary`, and UsageError for any other *place*.
+        """
+        if place == "secondary":
+            return self.open_secondary(sink=sink)
+        if place != "primary":
+            raise UsageError(f"no storage is called {place!r}", hint="primary or secondary.")
+        fallback = Later(self._secondary_unasked) if self.has_secondary else None
+        return Repository.open(
+            self.storage("primary"),
+            Passphrase(self.passphrase("primary")),
+            fallback=fallback,
+            sink=sink,
+        )
+
+    def open_for_verifying(self, place: str, *, keys: bool) -> ClosedRepository:
+        """What *place* itself holds, nothing standing in; without *keys* nothing is opened.
+
+        The secondary takes its own passphrase in any case, to look under the outer envelope.
+        """
+        if place not in ("primary", "secondary"):
+            raise UsageError(f"no storage is called {place!r}", hint="primary or secondary.")
+        if keys:
+            return self.open_primary() if place == "primary" else self.open_secondary()
+        return ClosedRepository(
+            self.storage() if place == "primary" else self.open_secondary_view()
+        )
+
+    def safety_database(self, dsn: str, name: str) -> str:
+        """The label for safety backups of database *name* on the server of *dsn*.
+
+        The source's own label where it is the source, else one of its own, so that backups
+        of two databases never mix.
+        """
+        target, source = ConnInfo.parse(dsn).with_dbname(name), self._source_as_written()
+        if target.redacted() == source.redacted():
+            return self.database
+        return slug(f"{default_label(target)}-at-{target.host}")
+
+    def open_primary(self) -> Repository:
+        """The primary's repository. Raises RepositoryNotFound, WrongKey, StorageError …"""
+        return Repository.open(self.storage("primary"), Passphrase(self.passphrase("primary")))
+
+    def open_secondary_view(self) -> MirrorView:
+        """The secondary as a storage without its outer envelope. Raises as open_primary."""
+        return MirrorView.open(self.storage("secondary"), Passphrase(self.passphrase("secondary")))
+
+    def open_secondary(self, *, sink: EventSink = discard) -> Repository:
+        """The repository as the secondary holds it: for when the primary is gone or damaged."""
+        return Repository.open(
+            self.open_secondary_view(), Passphrase(self.passphrase("primary")), sink=sink
+        )
+
+    def _secondary_unasked(self) -> Storage:
+        with self._lock:
+            if "secondary" not in self._passphrases:
+                self._passphrases["secondary"] = self._find_passphrase("secondary", nobody)
+        return self.open_secondary_view()
+
+    def _source_as_written(self) -> ConnInfo:
+        if not self.settings.source.dsn:
+            raise UsageError(
+                "no source is configured",
+                hint="Set dsn under [source] in aurora.toml, or AURORA_SOURCE_DSN.",
+            )
+        return ConnInfo.parse(self.settings.source.dsn)
+
+    def _with_password(self, info: ConnInfo) -> ConnInfo:
+        reference = reference_from_environment("AURORA_SOURCE_PASSWORD")
+        reference = reference or self.settings.source.password
+        if reference is not None:
+            password = reference.resolve("the source's password", base=self.settings.base)
+            return info.with_password(password)
+        if info.settled().password or self._ask is nobody or not needs_password(info):
+            # libpq looks into PGPASSWORD and ~/.pgpass by itself.
+            return info
+        answer = self._ask(f"Password of {info.redacted()}")
+        return info.with_password(answer) if answer else info
+
+    def _find_passphrase(self, place: Place, ask: Ask) -> str:
+        prefix = f"{_PREFIX[place]}_PASSPHRASE"
+        reference = reference_from_environment(prefix) or self._storage_settings(place).passphrase
+        name = f"the {place} passphrase"
+        if reference is not None:
+            return reference.resolve(name, base=self.settings.base)
+        answer = ask(f"Passphrase of the {place} repository")
+        if answer:
+            return answer
+        raise UsageError(
+            f"{name} is not given",
+            hint=f"Give it by {prefix}_FILE, {prefix}_COMMAND, {prefix}, or passphrase under "
+            f"[{place}] in aurora.toml; on a terminal it is asked for.",
+        )
+
+    def _storage_settings(self, place: Place) -> StorageSettings:
+        settings = self.settings.primary if place == "primary" else self.settings.secondary
+        if settings is None or not settings.url:
+            raise UsageError(
+                f"no {place} storage is configured",
+                hint=f"Set url under [{place}] in aurora.toml.",
+            )
+        return settings
+
+    def _credentials(self, place: Place, settings: StorageSettings) -> dict[str, str]:
+        return {
+            key: value.resolve(f"[{place}.credentials] {key}", base=self.settings.base, lines=True)
+            if isinstance(value, SecretRef)
+            else value
+            for key, value in credential_references(place, settings).items()
+        }
+
+
+class Later:
+    """A storage that is opened when it is first needed, and only then; a failure stays."""
+
+    def __init__(self, opening: Callable[[], Storage]) -> None:
+        self._opening = opening
+        self._opened: Storage | AuroraError | None = None
+        self._lock = RLock()
+
+    def _storage(self) -> Storage:
+        with self._lock:
+            if self._opened is None:
+                try:
+                    self._opened = self._opening()
+                except AuroraError as error:
+                    self._opened = error  # each try would take a slow key derivation
+            if isinstance(self._opened, AuroraError):
+                raise self._opened
+            return self._opened
+
+    @property
+    def url(self) -> str:
+        return self._storage().url
+
+    def put(self, name: str, data: Buffer, *, create_only: bool = False) -> None:
+        self._storage().put(name, data, create_only=create_only)
+
+    def get(self, name: str) -> bytes:
+        return self._storage().get(name)
+
+    def head(self, name: str) -> ObjectInfo:
+        return self._storage().head(name)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return self._storage().list(prefix)
+
+    def delete(self, names: Iterable[str]) -> None:
+        self._storage().delete(names)
+
+
+def default_label(info: ConnInfo) -> str:
+    """A label for a source: its database's name, a Supabase project's reference first.
+
+    Every Supabase database is called postgres, which tells no two apart.
+    """
+    options = info.settled().options
+    for pattern, value in _PROJECT:
+        if found := re.search(pattern, options.get(value, "")):
+            return slug(found[1])
+    return slug(info.dbname)
+
+
+def credential_references(place: Place, settings: StorageSettings) -> dict[str, SecretRef | str]:
+    """Where a storage's credentials are: ``AURORA_PRIMARY_ACCESS_KEY_ID`` … over the file."""
+    outside = {
+        key: reference
+        for key in CREDENTIALS
+        if (reference := reference_from_environment(f"AURORA_{place}_{key}".upper()))
+    }
+    return {**settings.credentials, **outside}
+
+
+def address_from_here(url: str, config: Path) -> str:
+    """An address typed where the user stands, as aurora.toml in another directory says it."""
+    if config.absolute().parent == Path.cwd():
+        return url
+    return parse_address(url).url
+
+
+def init_options(aurora: Aurora, config: Path, *, npm: Path | None) -> Options:
+    """What `init` is to make of these settings and of what the environment refers to."""
+    settings, base = aurora.settings, config.absolute().parent
+    info = ConnInfo.parse(settings.source.dsn)
+    password = reference_from_environment("AURORA_SOURCE_PASSWORD") or settings.source.password
+    return Options(
+        config=config,
+        written=config.exists(),
+        keep_password=password is None and info.password is not None,
+        password=_plain(password, base),
+        primary=_draft("primary", settings.primary, base),
+        secondary=_draft("secondary", settings.secondary, base) if settings.secondary else None,
+        npm=npm,
+        jobs=settings.backup.jobs,
+    )
+
+
+def _draft(place: Place, settings: StorageSettings, base: Path) -> StorageDraft:
+    outside = reference_from_environment(f"{_PREFIX[place]}_PASSPHRASE")
+    return StorageDraft(
+        url=settings.url,
+        passphrase=_plain(outside or settings.passphrase, base),
+        credentials={
+            key: value if isinstance(value, str) else _plain(value, base) or {}
+            for key, value in credential_references(place, settings).items()
+        },
+    )
+
+
+def _plain(reference: SecretRef | None, base: Path) -> dict[str, str] | None:
+    """A reference as it stands in the file; a path below *base* is written relative to it."""
+    if reference is None:
+        return None
+    if reference.file is not None and Path(reference.file).is_relative_to(base):
+        return {"file": str(Path(reference.file).relative_to(base))}
+    return dict(reference.model_dump(exclude_none=True))
