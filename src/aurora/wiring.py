@@ -104,6 +104,26 @@ class Aurora:
         with self._lock:
             self._passphrases[place] = passphrase
 
+    def secret_files(self) -> list[Path]:
+        """The files that hold secrets, as far as this configuration refers to files."""
+        references: list[SecretRef | str | None] = [
+            reference_from_environment("AURORA_SOURCE_PASSWORD") or self.settings.source.password
+        ]
+        storages: dict[Place, StorageSettings | None] = {
+            "primary": self.settings.primary,
+            "secondary": self.settings.secondary,
+        }
+        for place, storage in storages.items():
+            if storage is not None:
+                outside = reference_from_environment(f"{_PREFIX[place]}_PASSPHRASE")
+                references.append(outside or storage.passphrase)
+                references += credential_references(place, storage).values()
+        return [
+            Path(self.settings.base, Path(reference.file).expanduser())
+            for reference in references
+            if isinstance(reference, SecretRef) and reference.file is not None
+        ]
+
     def storage(self, place: Place = "primary") -> Storage:
         """The storage, with retries. Touches no network. Raises UsageError."""
         with self._lock:

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from aurora.config import SecretRef, load_settings
-from aurora.config.settings import slug
+from aurora.config.settings import SECTIONS, slug
 from aurora.errors import UsageError
 
 
@@ -194,3 +194,23 @@ def test_secrets_and_foreign_variables_are_no_settings(monkeypatch: pytest.Monke
 def test_labels_are_plain(name: str, label: str) -> None:
     """They become parts of object names."""
     assert slug(name) == label
+
+
+def test_every_setting_is_in_the_documentation() -> None:
+    """With each field and default where the reader looks for it."""
+    text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    for section, model in SECTIONS.items():
+        assert f"`{section}`" in text
+        for field in model.model_fields:
+            assert f"| `{field}` |" in text, f"[{section}] {field} is not documented"
+
+
+def test_the_example_in_the_documentation_is_valid(tmp_path: Path) -> None:
+    """It is what people copy."""
+    text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    example = text.split("```toml\n")[1].split("```")[0]
+    path = tmp_path / "aurora.toml"
+    path.write_text(example)
+    settings = load_settings(path)
+    assert settings.source.name == "shop"
+    assert settings.secondary is not None

@@ -10,14 +10,13 @@ import pytest
 
 from aurora.cli import progress
 from aurora.cli.jsonlines import JsonLines
-from aurora.cli.progress import Throttle, Tracker
+from aurora.cli.log import LogSurface
+from aurora.cli.progress import Throttle, Tracker, progress_text
 from aurora.cli.render import (
     JsonSurface,
-    LogSurface,
     TerminalSurface,
     findings,
     plan,
-    progress_text,
     recovery_code,
     surface,
     table,

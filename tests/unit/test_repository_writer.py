@@ -17,7 +17,7 @@ from aurora.errors import (
 )
 from aurora.events import Event, Warned
 from aurora.repository.candidates import write_candidates
-from aurora.repository.door import Ref, Repository
+from aurora.repository.door import Ref, Repository, Writer
 from aurora.repository.ids import new_backup_id
 from aurora.repository.layout import ObjectType, parse_content
 from aurora.repository.leases import Lease
@@ -69,7 +69,8 @@ def test_floats_and_the_commit_member_are_refused() -> None:
     """Before anything is written that could not be signed."""
     storage = MemoryStorage()
     repository = create(storage)
-    for manifest in ({"x": 1.5}, {"commit": {}}):
+    refused: list[dict[str, Any]] = [{"x": 1.5}, {"commit": {}}]
+    for manifest in refused:
         moment = clock.now()
         with repository.write("db") as writer, pytest.raises((ValueError, UsageError)):
             writer.commit(
@@ -211,16 +212,15 @@ def test_a_failed_upload_ends_the_run() -> None:
     full = StorageFull("no room")
     faulty = FaultyStorage(inner, [Fault(Kind.BEFORE, "put", 2, prefix="chunks/", error=full)])
     with reopen(faulty).write("db") as writer:
-        refs = []
         with pytest.raises(StorageFull):
-            for content in payloads(2, 50):
-                refs.append(writer.put(ObjectType.CHUNK, content))
-                time.sleep(0.002)
-        for call in (writer.flush, lambda: writer.put(ObjectType.CHUNK, b"more")):
+            _put_slowly(writer, payloads(2, 50))
+        for call in (
+            writer.flush,
+            lambda: writer.put(ObjectType.CHUNK, b"more"),
+            lambda: commit(writer, []),
+        ):
             with pytest.raises(StorageFull):
                 call()
-        with pytest.raises(StorageFull):
-            commit(writer, refs)
     faulty.assert_all_used()
     assert reopen(inner).backups() == [entry]
     assert restore(reopen(inner), entry) == payloads(1)
@@ -247,9 +247,9 @@ def test_leaving_without_commit_leaves_garbage_only() -> None:
     """An error in the caller ends the lease and makes no backup."""
     storage = MemoryStorage()
     repository = create(storage)
-    with pytest.raises(KeyError), repository.write("db") as writer:
-        writer.put(ObjectType.CHUNK, b"rows")
-        raise KeyError("the source went away")
+    writer = repository.write("db")
+    with pytest.raises(KeyError):
+        _put_and_fail(writer)
     assert repository.backups() == []
     assert names(storage, "refs/") == []
     assert [name for name in names(storage, "leases/") if name.endswith(".done")]
@@ -281,10 +281,9 @@ def test_a_lost_chunk_is_uploaded_again() -> None:
     storage.put(lost[1], b"short")
     second = backup(repository, payloads(1))
     assert restore(reopen(storage), second) == payloads(1)
+    gone = [one for one in repository.manifest(first)["chunks"] if one["name"] == lost[0]]
     with pytest.raises(ObjectMissing, match=lost[0]):
-        for chunk in repository.manifest(first)["chunks"]:
-            if chunk["name"] == lost[0]:
-                repository.read(Ref(**chunk))
+        repository.read(Ref(**gone[0]))
 
 
 @pytest.mark.parametrize("damage", ["delete", "flip"])
@@ -539,6 +538,18 @@ def test_a_damaged_refs_object_does_not_stop_the_next_run() -> None:
     assert (damaged.id, damaged.damage) == (first.id, "its refs cannot be read")
     assert restore(repository, second) == restore(repository, damaged) == payloads(1)
     assert good.damage is None
+
+
+def _put_slowly(writer: Writer, contents: list[bytes]) -> None:
+    for content in contents:
+        writer.put(ObjectType.CHUNK, content)
+        time.sleep(0.002)
+
+
+def _put_and_fail(writer: Writer) -> None:
+    with writer:
+        writer.put(ObjectType.CHUNK, b"rows")
+        raise KeyError("the source went away")
 
 
 def _wait(until: Callable[[], bool]) -> None:

@@ -76,7 +76,7 @@ def make_backup(
             chunk_bytes=settings.chunk_size,
             level=settings.compression_level,
             lock_timeout=settings.lock_timeout,
-            skip=tuple([*settings.skip, *(skip or [])]),
+            skip=(*settings.skip, *(skip or [])),
             accept_new_source=accept_new_source,
         ),
         open_mirror=aurora.open_secondary_view if aurora.has_secondary else None,

@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 from aurora.events import Advanced, Event, PhaseBegun
+from aurora.units import format_count, format_duration, format_size
 
 _WINDOW_S = 15.0  # a rate that follows the last seconds, not the whole run
 
@@ -96,3 +97,26 @@ def frames_per_second(default: float) -> float:
         return float(os.environ.get("AURORA_PROGRESS_FPS", default))
     except ValueError:
         return default
+
+
+def progress_text(tracker: Tracker) -> str:
+    """How far the current phase is, for people."""
+    parts = []
+    if tracker.fraction is not None:
+        parts.append(f"{100 * tracker.fraction:3.0f} %")
+    done = quantity(tracker.done, tracker.unit)
+    if tracker.total is not None:
+        parts.append(f"{done} of {quantity(tracker.total, tracker.unit)}")
+    elif tracker.done:
+        parts.append(done)
+    if (rate := tracker.rate) is not None and tracker.unit == "bytes":
+        parts.append(f"{format_size(round(rate))}/s")
+    if (left := tracker.seconds_remaining) is not None:
+        parts.append(f"{format_duration(left)} left")
+    if tracker.detail:
+        parts.append(tracker.detail)
+    return "  ".join(parts)
+
+
+def quantity(count: int, unit: str) -> str:
+    return format_size(count) if unit == "bytes" else f"{format_count(count)} {unit}"

@@ -10,21 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from aurora import clock
 from aurora.cli.jsonlines import JsonLines
-from aurora.cli.progress import Throttle, Tracker, frames_per_second
+from aurora.cli.log import LogSurface
+from aurora.cli.progress import Tracker, frames_per_second, progress_text
 from aurora.events import Advanced, Event, EventSink, Noted, PhaseBegun, PhaseEnded, Warned
 from aurora.operations.findings import Finding
-from aurora.units import format_count, format_duration, format_size
-
-LOG_LINES_PER_SECOND = 1 / 60
 
 
 class Surface(Protocol):
@@ -78,59 +74,6 @@ class JsonSurface:
         return
 
     def __enter__(self) -> "JsonSurface":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-
-class LogSurface:
-    """For cron and pipes: phases, warnings, and one line of progress a minute."""
-
-    json = False
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._tracker = Tracker()
-        self._throttle = Throttle(frames_per_second(LOG_LINES_PER_SECOND))
-
-    @property
-    def sink(self) -> EventSink:
-        return self._see
-
-    def _see(self, event: Event) -> None:
-        with self._lock:
-            self._tracker.see(event)
-            match event:
-                case PhaseBegun(phase):
-                    self._throttle.due(final=True)  # the first line of progress comes a minute on
-                    self._log(f"{phase} …")
-                case Advanced():
-                    if self._throttle.due():
-                        self._log(f"{self._tracker.phase}: {progress_text(self._tracker)}")
-                case PhaseEnded(phase, summary):
-                    self._log(f"{phase}: {summary or 'done'}")
-                case Noted(message):
-                    self._log(message)
-                case Warned(_, message, hint):
-                    self._log(f"warning: {message}")
-                    if hint:
-                        self._log(f"  -> {hint}")
-
-    def _log(self, text: str) -> None:
-        moment = clock.isoformat(clock.now().replace(microsecond=0))
-        typer.echo(f"{moment} {text}", err=True)
-
-    def summary(self, _report: Mapping[str, Any], lines: Iterable[str], /) -> None:
-        self.print(*lines)
-
-    def print(self, *lines: object) -> None:
-        # No width of a terminal to wrap to: one fact stays one line, for grep.
-        console = Console(file=sys.stdout, highlight=False, width=160, soft_wrap=True)
-        for line in lines:
-            console.print(line, markup=False)
-
-    def __enter__(self) -> "LogSurface":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -227,25 +170,6 @@ class _Told(ProgressColumn):
         return Text(progress_text(self._tracker))
 
 
-def progress_text(tracker: Tracker) -> str:
-    """How far the current phase is, for people."""
-    parts = []
-    if tracker.fraction is not None:
-        parts.append(f"{100 * tracker.fraction:3.0f} %")
-    done = quantity(tracker.done, tracker.unit)
-    if tracker.total is not None:
-        parts.append(f"{done} of {quantity(tracker.total, tracker.unit)}")
-    elif tracker.done:
-        parts.append(done)
-    if (rate := tracker.rate) is not None and tracker.unit == "bytes":
-        parts.append(f"{format_size(round(rate))}/s")
-    if (left := tracker.seconds_remaining) is not None:
-        parts.append(f"{format_duration(left)} left")
-    if tracker.detail:
-        parts.append(tracker.detail)
-    return "  ".join(parts)
-
-
 def recovery_code(place: str, code: str) -> list[str]:
     """A recovery code in a frame, to be printed or written down."""
     other = "passphrase" if place == "primary" else "secondary passphrase"
@@ -260,10 +184,6 @@ def recovery_code(place: str, code: str) -> list[str]:
     width = max(map(len, lines)) + 2
     frame = "-" * (width + 2)
     return ["", f"+{frame}+", *(f"|  {line:<{width}}|" for line in lines), f"+{frame}+", ""]
-
-
-def quantity(count: int, unit: str) -> str:
-    return format_size(count) if unit == "bytes" else f"{format_count(count)} {unit}"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "") -> Table:

@@ -41,8 +41,8 @@ class BufferStore(Protocol):
     def put(self, data: Buffer) -> Stored:
         """Keep *data*; identical data may be kept once."""
 
-    def put_rows(self, data: Buffer, count: Callable[[Buffer], RowsSum]) -> tuple[Stored, RowsSum]:
-        """Keep a run of rows; *count* is called unless the answer is remembered."""
+    def recall(self, hashed: str, stored: tuple[Stored, ...], offset: int) -> RowsSum | None:
+        """What an earlier backup counted in the very same rows, hashed the same way."""
 
 
 class BufferSource(Protocol):
@@ -56,7 +56,8 @@ class Extent(msgspec.Struct, frozen=True, omit_defaults=True, rename=_AS_REF):
     """A run of a table's rows inside one stored buffer.
 
     ``length`` -1 means the whole buffer; otherwise rows of several small tables share it.
-    Extents of one range (equal ``first_block``) follow one another and may part a row.
+    Extents of one range (equal ``first_block``) follow one another and may part a row;
+    the first of them has the rows and checksum of the range.
     """
 
     object: str
@@ -71,6 +72,11 @@ class Extent(msgspec.Struct, frozen=True, omit_defaults=True, rename=_AS_REF):
     def stored(self) -> Stored:
         return Stored(self.object, self.raw)
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of COPY text in it."""
+        return self.raw if self.length < 0 else self.length
+
 
 class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     """One column as ``pg_attribute`` has it, dropped ones left out."""
@@ -81,6 +87,7 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     generated: bool = False
     identity: str = ""  # "", "a" always, "d" by default
     not_null: bool = False
+    odd_collation: bool = False  # not deterministic: equal texts may differ in bytes
 
 
 class Table(msgspec.Struct, frozen=True, omit_defaults=True):

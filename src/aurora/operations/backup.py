@@ -87,7 +87,9 @@ def create_backup(
     remembered = before.data() if before else []
     cancel = threading.Event()
     with repository.write(options.database, level=options.level) as writer:
-        store = WriterStore(writer, remembered_sums(remembered))
+        store = WriterStore(
+            writer, remembered_sums(before.snapshot.tables if before else (), remembered)
+        )
         try:
             snapshot, data = export(
                 dsn,

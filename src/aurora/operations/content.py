@@ -7,12 +7,14 @@ with the backup before.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 import msgspec
 
-from aurora.engines.base import Buffer, Extent, RowsSum, Snapshot, Stored, TableData
+from aurora.engines.base import Buffer, Extent, RowsSum, Snapshot, Stored, Table, TableData
+from aurora.engines.logical.checksum import row_hash
 from aurora.errors import ObjectDamaged, UnsupportedRepository
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Ref, Repository
@@ -45,10 +47,13 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
     figures: dict[str, int] = {}
 
 
-class WriterStore:
-    """An engine's buffers into a repository writer; remembers sums of chunks it knows."""
+_Key = tuple[str, tuple[str, ...], int]  # how rows are hashed, the objects, offset inside
 
-    def __init__(self, writer: Writer, remembered: Mapping[str, RowsSum]) -> None:
+
+class WriterStore:
+    """An engine's buffers into a repository writer; remembers what earlier backups counted."""
+
+    def __init__(self, writer: Writer, remembered: Mapping[_Key, RowsSum]) -> None:
         self._writer = writer
         self._remembered = remembered
         self._lock = threading.Lock()
@@ -60,10 +65,8 @@ class WriterStore:
             self._uses[ref.name] = ref.raw
         return Stored(ref.name, ref.raw)
 
-    def put_rows(self, data: Buffer, count: Callable[[Buffer], RowsSum]) -> tuple[Stored, RowsSum]:
-        stored = self.put(data)
-        # Counting runs while the pool seals and uploads; an unchanged chunk is not counted.
-        return stored, self._remembered.get(stored.object) or count(data)
+    def recall(self, hashed: str, stored: tuple[Stored, ...], offset: int) -> RowsSum | None:
+        return self._remembered.get((hashed, tuple(one.object for one in stored), offset))
 
     def uses(self) -> list[Ref]:
         """Every chunk that was put, once."""
@@ -71,14 +74,20 @@ class WriterStore:
             return [Ref(name, raw) for name, raw in self._uses.items()]
 
 
-def remembered_sums(data: Iterable[TableData]) -> dict[str, RowsSum]:
-    """What an earlier backup counted in each whole chunk, by object name."""
-    return {
-        extent.object: RowsSum(extent.rows, extent.sum)
-        for table in data
-        for extent in table.extents
-        if extent.length < 0 and extent.rows
-    }
+def remembered_sums(tables: Iterable[Table], data: Iterable[TableData]) -> dict[_Key, RowsSum]:
+    """What an earlier backup counted in each range, by where its rows are kept."""
+    hashed = {table.oid: row_hash(table.columns) for table in tables}
+    found: dict[_Key, RowsSum] = {}
+    for table in data:
+        for _, group in groupby(table.extents, key=lambda extent: extent.first_block):
+            parts = list(group)
+            key = (
+                hashed.get(table.oid, ""),
+                tuple(extent.object for extent in parts),
+                parts[0].offset,
+            )
+            found[key] = RowsSum(parts[0].rows, parts[0].sum)
+    return found
 
 
 def write_body(

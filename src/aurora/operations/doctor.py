@@ -4,7 +4,9 @@ Changes nothing but the probe's own objects on the storages. Each finding says w
 wrong and what to do; the worst of them decides the exit code.
 """
 
+import stat
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Literal, Protocol
 
 from aurora.errors import AuroraError, RepositoryNotFound
@@ -33,10 +35,12 @@ class Subject(Protocol):
     def storage(self, place: Place) -> Storage: ...
     def open_primary(self) -> Repository: ...
     def open_secondary_view(self) -> MirrorView: ...
+    def secret_files(self) -> list[Path]: ...
 
 
 def examine(subject: Subject, *, jobs: int) -> Iterator[Finding]:
     """All findings, in the order of looking. Never raises an AuroraError."""
+    yield from _check_secret_files(subject)
     yield from guarded(lambda: check_source(subject.source(), jobs=jobs))
     size = _source_size(subject)
     yield from guarded(lambda: check_storage("primary", subject.storage("primary"), needed=size))
@@ -61,6 +65,17 @@ def worst(findings: Iterable[Finding]) -> Level:
     """``error`` if any is one, else ``warning`` if any is one, else ``ok``."""
     levels = {finding.level for finding in findings}
     return next((level for level in (Level.ERROR, Level.WARNING) if level in levels), Level.OK)
+
+
+def _check_secret_files(subject: Subject) -> Iterator[Finding]:
+    for path in subject.secret_files():
+        # A missing one is told where it is needed.
+        if path.is_file() and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            yield warning(
+                "secret-readable",
+                f"other users of this machine may read the secret in {path}",
+                f"chmod 600 {path}",
+            )
 
 
 def _source_size(subject: Subject) -> int | None:

@@ -1,7 +1,6 @@
 """The report of a restore: JSON for programs, Markdown for people, kept beside aurora.toml."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,5 +98,5 @@ def write_report(report: RestoreReport, directory: Path) -> Path:
         path = stem.with_suffix(suffix)
         temporary = path.with_suffix(suffix + ".new")
         temporary.write_text(text)
-        os.replace(temporary, path)
+        temporary.replace(path)
     return stem.with_suffix(".md")

@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-
 from aurora import clock
 from aurora.engines.base import Snapshot
 from aurora.engines.logical import system
@@ -97,7 +96,8 @@ class RestorePlan:
                                  f"{format_size(self.state.size)}"),
                     ("first", "a safety backup of it" if self.options.safety else
                               "NO safety backup (--no-safety-backup)"),
-                    ("then", f"built and checked as {self.build_name} while {self.state.name} serves"),
+                    ("then", f"built and checked as {self.build_name}, "
+                             f"while {self.state.name} serves"),
                     ("swap", f"in one transaction; sessions are ended; the old one stays as "
                              f"{self.old_name}"),
                 ]  # fmt: skip

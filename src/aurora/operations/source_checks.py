@@ -9,7 +9,7 @@ import psycopg
 from aurora import clock
 from aurora.engines.logical.catalog import read_catalog, unreadable_sequences
 from aurora.errors import UsageError
-from aurora.operations.findings import Finding, failed, good, listed, of_error, warning
+from aurora.operations.findings import Finding, failed, good, listed, warning
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import translated
 from aurora.postgres.server import ServerFacts, inspect_server, open_control, require_usable
@@ -140,23 +140,24 @@ def _privileges(conn: _Connection, facts: ServerFacts) -> Iterator[Finding]:
             "schema), or leave them out with [backup] skip.",
         )
     if hidden:
+        count = plural(len(hidden), "table")
         yield failed(
             "source-row-security",
-            f"row security hides rows of {len(hidden)} tables from the role: {listed(hidden)}",
+            f"row security hides rows of {count} from the role: {listed(hidden)}",
             f"ALTER ROLE {facts.role.name} BYPASSRLS; or use the tables' owner, or leave them out "
             "with [backup] skip.",
         )
     if sequences:
         yield failed(
             "source-sequences-unreadable",
-            f"the role may not read {len(sequences)} sequences: {listed(sequences)}",
+            f"the role may not read {plural(len(sequences), 'sequence')}: {listed(sequences)}",
             f"GRANT pg_read_all_data TO {facts.role.name}; or SELECT on each of them.",
         )
     row = _one(conn, _UNREADABLE_LARGE_OBJECTS)
     if row[0]:
         yield failed(
             "source-large-objects-unreadable",
-            f"the role may not read {format_count(row[0])} large objects (one is {row[1]})",
+            f"the role may not read {plural(row[0], 'large object')} (one is {row[1]})",
             "As their owner: GRANT SELECT ON LARGE OBJECT … TO the role. pg_read_all_data does "
             "not cover large objects.",
         )
@@ -171,7 +172,7 @@ def _room(conn: _Connection, jobs: int) -> Iterator[Finding]:
     if free < jobs + 3:
         yield warning(
             "source-connections",
-            f"the source has {free} free connections; a backup uses up to {jobs + 3}",
+            f"the source has {plural(free, 'free connection')}; a backup uses up to {jobs + 3}",
             "Set [backup] jobs lower, or close idle clients.",
         )
     relations = _one(
@@ -209,7 +210,7 @@ def _tools(facts: ServerFacts) -> Finding:
     try:
         tools = find_tools(at_least=facts.major, prefer=facts.major, need_tls=facts.tls)
     except UsageError as error:
-        return of_error(error)
+        return failed("tools-missing", error.message, error.hint)
     return good("tools", f"pg_dump and pg_restore {tools.version} in {tools.bin_dir}")
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from aurora.engines.base import TableData
 from aurora.engines.logical.names import shown
 from aurora.errors import AuroraError
 from aurora.events import EventSink
@@ -56,7 +57,7 @@ def tables_touched(
     return found
 
 
-def _readable_data(backup: Backup, oids: set[int]):  # type: ignore[no-untyped-def]
+def _readable_data(backup: Backup, oids: set[int]) -> list[TableData]:
     try:
         return backup.data(oids)
     except AuroraError:
@@ -88,15 +89,13 @@ def heal_backup(
     entry = first.resolve(text, database)
     refs = first.refs(entry)
     done = Healed(entry.id)
-    for target, source, healed in (
-        (primary, mirror, done.primary),
-        (mirror, primary, done.secondary),
-    ):
+    sides = ((primary, mirror, done.primary), (mirror, primary, done.secondary))
+    for target, source, names in sides:
         view = ClosedRepository(target, fallback=source, sink=sink)
         bad = verify(view, entry, Level.CIPHERTEXT, sink=sink).bad
         if bad:
             report = heal(source, target, [one.name for one in bad], [refs], sink=sink)
-            healed += report.healed
+            names.extend(report.healed)
             done.failed |= report.failed
     done.seconds = time.monotonic() - begun
     return done

@@ -77,7 +77,7 @@ class Catalog:
             # What was read is remembered; damage is not, since healing may mend it.
             if isinstance(refs, Refs):
                 with self._lock:
-                    self._entries[refs.database, backup] = _entry(refs)
+                    self._entries[refs.database, backup] = entry_of(refs)
         with self._lock:
             held = {name: self._entries.get(name) for name in names}
         found = [_checked(held[name], name, sizes[name]) for name in names]
@@ -141,7 +141,8 @@ def _checked(entry: BackupEntry | None, name: tuple[str, str], size: int) -> Bac
     return entry
 
 
-def _entry(refs: Refs) -> BackupEntry:
+def entry_of(refs: Refs) -> BackupEntry:
+    """The entry that a list shows for *refs*."""
     return BackupEntry(
         id=refs.backup,
         database=refs.database,

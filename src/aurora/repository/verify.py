@@ -19,7 +19,7 @@ from aurora.repository import signed
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.damage import damaged
 from aurora.repository.door import ClosedRepository, Repository
-from aurora.repository.layout import CONFIG, ObjectType, parse_content
+from aurora.repository.layout import CONFIG, ObjectType, parse_content, parse_session
 from aurora.repository.refs import RefObject, Refs
 from aurora.repository.structure import RefWalk
 from aurora.repository.uploads import UploadPool
@@ -203,7 +203,9 @@ class _Run:
             if self.report.level is Level.FULL:
                 self._open(one.name, stored)
         except IntegrityError as error:
-            self._note(one.name, error)
+            # A good object does not open without its session: then that is the bad one.
+            culprit = str(error.context.get("name", ""))
+            self._note(culprit if parse_session(culprit) else one.name, error)
         with self._lock:
             self.report.checked_objects += 1
             self.report.checked_bytes += one.size

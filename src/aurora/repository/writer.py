@@ -19,7 +19,7 @@ from aurora import clock
 from aurora.errors import UsageError
 from aurora.events import EventSink, discard
 from aurora.repository import canonical, envelope, ids
-from aurora.repository.catalog import BackupEntry, Catalog
+from aurora.repository.catalog import BackupEntry, Catalog, entry_of
 from aurora.repository.damage import missing
 from aurora.repository.derive import MasterKey
 from aurora.repository.holdings import Holdings
@@ -248,7 +248,7 @@ class Writer:
         self._put_commit(refs, sealed)
         self.stats.stored_bytes += len(sealed)
         self._close(end_lease=True)
-        return self._catalog.resolve(backup_id, self.database)
+        return entry_of(refs)  # not by a listing: some storages list late
 
     def abandon(self) -> None:
         """Give up: stop uploads and end the lease. What was uploaded is garbage."""

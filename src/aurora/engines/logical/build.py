@@ -91,7 +91,7 @@ def build_database(
         with _phase(sink, "refreshing materialized views and statistics"):
             built.refusals += refresh_views(conn, snapshot.tables)
             with translated("target", doing="collecting statistics"):
-                conn.execute("ANALYZE")
+                collect_statistics(conn, snapshot.tables)
     with _phase(sink, "checking every row", sum(t.sized for t in tables if t.has_rows)):
         built.check = check_database(
             dsn, snapshot, data, jobs=jobs, chunk_bytes=chunk_bytes,
@@ -161,3 +161,21 @@ def refresh_views(conn: Connection, tables: Sequence[Table]) -> list[str]:
             ]
         waiting = [view for view, _ in failed]
     return []
+
+
+def collect_statistics(conn: Connection, tables: Sequence[Table]) -> None:
+    """ANALYZE everything but what would ask a foreign server. Raises psycopg errors."""
+    asking = {table.oid for table in tables if table.kind == "f"}
+    if not asking:
+        conn.execute("ANALYZE")
+        return
+    by_oid = {table.oid: table for table in tables}
+    waiting = list(asking)
+    for oid in waiting:  # grows: a parent is analyzed with all that stands below it
+        more = [above for above in by_oid[oid].parents if above in by_oid and above not in asking]
+        asking.update(more)
+        waiting += more
+    there = existing_tables(conn)
+    for table in tables:
+        if table.oid not in asking and (table.schema, table.name) in there:
+            conn.execute(f"ANALYZE {quoted(table.schema, table.name)}".encode())

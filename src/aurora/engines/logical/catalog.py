@@ -47,8 +47,10 @@ ORDER BY c.oid
 
 _COLUMNS = """
 SELECT a.attrelid::bigint, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnum,
-       a.attgenerated <> '', a.attidentity::text, a.attnotnull
+       a.attgenerated <> '', a.attidentity::text, a.attnotnull,
+       COALESCE(NOT o.collisdeterministic, false)
 FROM pg_catalog.pg_attribute a
+LEFT JOIN pg_catalog.pg_collation o ON o.oid = a.attcollation
 JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'm', 'f')
@@ -145,9 +147,17 @@ class Catalog:
 def read_catalog(conn: Connection) -> Catalog:
     """All user relations. *conn* may be in a transaction or not."""
     columns: dict[int, list[Column]] = {}
-    for relid, name, type_, number, generated, identity, not_null in _rows(conn, _COLUMNS):
+    for relid, name, type_, number, generated, identity, not_null, odd in _rows(conn, _COLUMNS):
         columns.setdefault(relid, []).append(
-            Column(name, type_, number, generated=generated, identity=identity, not_null=not_null)
+            Column(
+                name,
+                type_,
+                number,
+                generated=generated,
+                identity=identity,
+                not_null=not_null,
+                odd_collation=odd,
+            )
         )
     block_size = int(_rows(conn, "SELECT current_setting('block_size')")[0][0])
     tables: list[Table] = []

@@ -5,24 +5,25 @@ each table's rows and order-independent checksum are compared with the backup's.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aurora.engines.base import (
-    Buffer,
     Progress,
     RowsSum,
     Sequence_,
     Snapshot,
-    Stored,
     Table,
     TableData,
+    total_rows,
 )
 from aurora.engines.logical.catalog import read_not_valid, read_sequences
-from aurora.engines.logical.copyout import Reading, read_tables
-from aurora.engines.logical.names import Connection, shown
-from aurora.engines.logical.ranges import plan_work
+from aurora.engines.logical.copyout import count_rows, where_of, work_name
+from aurora.engines.logical.names import Connection as ControlConnection
+from aurora.engines.logical.names import shown
+from aurora.engines.logical.ranges import Group, Work, plan_work
 from aurora.engines.logical.snapshot import hold_snapshot
+from aurora.engines.logical.workers import Connection, Shared, run_workers
 from aurora.postgres.errors import translated
 
 
@@ -53,16 +54,6 @@ class CheckReport:
         return not self.problems
 
 
-class _Nowhere:
-    """Counts rows and keeps nothing."""
-
-    def put(self, data: Buffer) -> Stored:
-        return Stored("", len(data))
-
-    def put_rows(self, data: Buffer, count: Callable[[Buffer], RowsSum]) -> tuple[Stored, RowsSum]:
-        return Stored("", len(data)), count(data)
-
-
 def check_database(
     dsn: str,
     expected: Snapshot,
@@ -84,8 +75,8 @@ def check_database(
     with hold_snapshot(dsn) as held:
         there = {(t.schema, t.name): t for t in held.tables}
         tables = [table for key, table in there.items() if key in wanted]
-        found = _sums(dsn, held.exported, held.facts.version_num, tables, jobs, chunk_bytes,
-                      progress, cancel)  # fmt: skip
+        shared = Shared(dsn, held.exported, held.facts.version_num, cancel)
+        found = _sums(shared, tables, chunk_bytes, jobs, progress)
         for key, data_expected in sorted(wanted.items()):
             table = there.get(key)
             report.tables.append(
@@ -98,35 +89,28 @@ def check_database(
     return report
 
 
-def check_tables(
-    dsn: str, exported: str, version_num: int, pairs: Sequence[tuple[Table, TableData]], *,
-    jobs: int, chunk_bytes: int, progress: Progress, cancel: threading.Event,
-) -> CheckReport:  # fmt: skip
-    """Compare some tables, each with the data it should hold, under an exported snapshot."""
-    report = CheckReport()
-    found = _sums(
-        dsn, exported, version_num, [t for t, _ in pairs], jobs, chunk_bytes, progress, cancel
-    )
-    for table, expected in pairs:
-        check = _compare(shown(table.schema, table.name), expected, found.get(table.oid))
-        report.tables.append(check)
-        if not check.same:
-            report.problems.append(_words(check))
-    return report
-
-
 def _sums(
-    dsn: str, exported: str, version_num: int, tables: Sequence[Table], jobs: int,
-    chunk_bytes: int, progress: Progress, cancel: threading.Event,
-) -> dict[int, TableData]:  # fmt: skip
-    work, lengths = plan_work(tables, chunk_bytes=chunk_bytes)
-    reading = Reading(
-        dsn, exported, version_num, _Nowhere(), chunk_bytes, lengths, progress, cancel
-    )
-    return {found.oid: found for found in read_tables(reading, work, jobs=jobs)}
+    shared: Shared, tables: Sequence[Table], chunk_bytes: int, jobs: int, progress: Progress
+) -> dict[int, RowsSum]:
+    """Rows and checksum of each table, by oid."""
+    work, _ = plan_work(tables, chunk_bytes=8 * chunk_bytes)
+
+    async def count(connection: Connection, item: Work) -> list[tuple[int, RowsSum]]:
+        if isinstance(item, Group):
+            found = [(t.oid, await count_rows(connection, t, t.condition)) for t in item.tables]
+        else:
+            found = [(item.table.oid, await count_rows(connection, item.table, where_of(item)))]
+        progress(item.disk_bytes, work_name(item))
+        return found
+
+    sums: dict[int, list[RowsSum]] = {table.oid: [] for table in tables}
+    for found in run_workers(shared, work, count, jobs=jobs, name=work_name):
+        for oid, one in found:
+            sums[oid].append(one)
+    return {oid: total_rows(parts) for oid, parts in sums.items()}
 
 
-def _compare(name: str, expected: TableData, found: TableData | None) -> TableCheck:
+def _compare(name: str, expected: TableData, found: RowsSum | None) -> TableCheck:
     same = found is not None and (found.rows, found.sum) == (expected.rows, expected.sum)
     return TableCheck(name, expected.rows, found.rows if found else None, same)
 
@@ -139,7 +123,7 @@ def _words(check: TableCheck) -> str:
     return f"{check.table} holds rows that differ from the backup's"
 
 
-def check_sequences(conn: Connection, expected: Sequence[Sequence_]) -> list[str]:
+def check_sequences(conn: ControlConnection, expected: Sequence[Sequence_]) -> list[str]:
     """Sequences that are missing or behind the backup's position."""
     with translated("target", doing="reading the sequences"):
         found = {(s.schema, s.name): s for s in read_sequences(conn)}
@@ -156,7 +140,7 @@ def check_sequences(conn: Connection, expected: Sequence[Sequence_]) -> list[str
     return problems
 
 
-def _check_valid(conn: Connection, expected: Snapshot) -> list[str]:
+def _check_valid(conn: ControlConnection, expected: Snapshot) -> list[str]:
     with translated("target", doing="looking at constraints and indexes"):
         invalid = conn.execute(
             "SELECT i.indexrelid::regclass::text FROM pg_catalog.pg_index i"

@@ -37,7 +37,7 @@ class Load:
 
     @property
     def bytes(self) -> int:
-        return sum(e.raw if e.length < 0 else e.length for e in self.extents)
+        return sum(extent.bytes for extent in self.extents)
 
 
 def plan_loads(
@@ -57,7 +57,7 @@ def plan_loads(
         size = 0
         for _, extents in groupby(found.extents, key=lambda extent: extent.first_block):
             together = list(extents)  # pieces that may part a row stay together
-            more = sum(e.raw if e.length < 0 else e.length for e in together)
+            more = sum(extent.bytes for extent in together)
             if run and size + more > at_most:
                 loads.append(Load(table, tuple(run)))
                 run, size = [], 0
@@ -195,7 +195,7 @@ def copy_rows(
         taken = cursor.rowcount
     if taken != load.rows:
         raise IntegrityError(
-            f"{shown(table.schema, table.name)} took {taken} rows where the backup holds {load.rows}",
+            f"{shown(table.schema, table.name)} took {taken} rows, the backup holds {load.rows}",
             hint="The rows were not kept. A trigger or rule of the target may drop rows.",
         )
 

@@ -1,17 +1,12 @@
-"""Reading tables: N workers COPY block ranges under one imported snapshot.
+"""Reading tables: COPY of block ranges, and what each range's rows sum up to.
 
-Each worker is a thread with an event loop and an asyncpg connection of its own, because
-asyncpg hands over many rows at once from C where others give one row per call. A buffer
-is never taken apart into rows in Python. A worker whose connection dies connects again,
-imports the same snapshot and reads its range anew, as long as the coordinator lives.
+A buffer is never taken apart into rows in Python: asyncpg hands over many rows at once
+from C, and the server counts and hashes them (see ``checksum.py``), unless the range is
+the very one of an earlier backup.
 """
 
-import asyncio
-import queue
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import asyncpg
 
@@ -20,35 +15,31 @@ from aurora.engines.base import (
     Extent,
     Progress,
     RowsSum,
+    Stored,
     Table,
     TableData,
     total_rows,
 )
-from aurora.engines.logical.checksum import rows_sum
-from aurora.engines.logical.names import quoted, settings_sql, shown
+from aurora.engines.logical.checksum import row_hash, rows_sum, sum_query
+from aurora.engines.logical.names import quoted, shown
 from aurora.engines.logical.ranges import BlockRange, Group, Work
-from aurora.errors import AuroraError, Cancelled, SourceUnreachable, SourceUnsupported
-from aurora.postgres.conninfo import ConnInfo
-from aurora.postgres.errors import is_disconnect, translate
+from aurora.engines.logical.workers import Connection, Shared, run_workers
+from aurora.errors import AuroraError, SourceChanged, SourceUnsupported
 
 PIECE_BYTES = 32 << 20  # a single row larger than a chunk is parted into pieces of this size
-_TRIES = 4
 
-_Connection = asyncpg.Connection
+Found = list[tuple[int, list[Extent]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What all workers of one run share."""
 
-    dsn: str = field(repr=False)
-    snapshot: str
-    version_num: int
+    shared: Shared
     store: BufferStore
     chunk_bytes: int
-    lengths: dict[int, int]
+    lengths: dict[int, int]  # blocks in a range, by table
     progress: Progress
-    cancel: threading.Event
 
 
 def read_tables(reading: Reading, work: Sequence[Work], *, jobs: int) -> list[TableData]:
@@ -57,217 +48,166 @@ def read_tables(reading: Reading, work: Sequence[Work], *, jobs: int) -> list[Ta
     Raises:
         SourceError: the source failed; no retry helped.
         AuroraError: whatever the store raised.
-        Cancelled: ``reading.cancel`` was set from outside.
+        Cancelled: the run was stopped from outside.
     """
-    todo: queue.SimpleQueue[Work] = queue.SimpleQueue()
-    for item in work:
-        todo.put(item)
-    extents: dict[int, list[Extent]] = {}
-    for item in work:
-        for table in item.tables if isinstance(item, Group) else (item.table,):
-            extents.setdefault(table.oid, [])
-    failures: list[BaseException] = []
-    lock = threading.Lock()
 
-    def run() -> None:
-        try:
-            worker = _Worker(reading)
-            for done in worker.work_through(todo):
-                with lock:
-                    for oid, found in done:
-                        extents[oid] += found
-        except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
-            failures.append(error)
-            reading.cancel.set()
+    async def do(connection: Connection, item: Work) -> Found:
+        if isinstance(item, Group):
+            return await _read_group(reading, connection, item)
+        return [(item.table.oid, await _read_range(reading, connection, item))]
 
-    threads = [
-        threading.Thread(target=run, name=f"copy-out-{number}", daemon=True)
-        for number in range(max(1, min(jobs, len(work))))
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        for thread in threads:
-            thread.join()
-    except BaseException:  # Ctrl-C: no worker may outlive us
-        reading.cancel.set()
-        for thread in threads:
-            thread.join()
-        raise
-    if failures:
-        raise next((f for f in failures if not isinstance(f, Cancelled)), failures[0])
+    found = run_workers(reading.shared, work, do, jobs=jobs, name=work_name, explain=_explained)
+    extents: dict[int, list[Extent]] = {
+        table.oid: []
+        for item in work
+        for table in (item.tables if isinstance(item, Group) else (item.table,))
+    }
+    for done in found:
+        for oid, more in done:
+            extents[oid] += more
     return [_table_data(oid, extents[oid], reading.lengths.get(oid, 0)) for oid in sorted(extents)]
 
 
 def _table_data(oid: int, extents: list[Extent], length: int) -> TableData:
     extents.sort(key=lambda extent: extent.first_block)  # stable: pieces of a range keep order
     total = total_rows([RowsSum(extent.rows, extent.sum) for extent in extents])
-    size = sum(e.raw if e.length < 0 else e.length for e in extents)
+    size = sum(extent.bytes for extent in extents)
     return TableData(oid, total.rows, total.sum, size, tuple(extents), range_blocks=length)
 
 
-Done = list[tuple[int, list[Extent]]]
+def where_of(item: BlockRange) -> str:
+    """The condition that a range stands for."""
+    if item.whole:
+        return item.table.condition
+    where = f"WHERE ctid >= '({item.first},0)'"
+    return where if item.end is None else f"{where} AND ctid < '({item.end},0)'"
 
 
-class _Worker:
-    def __init__(self, reading: Reading) -> None:
-        self.reading = reading
-        self.connection: _Connection | None = None
+async def count_rows(connection: Connection, table: Table, where: str) -> RowsSum:
+    """Rows and checksum, as the connection's snapshot sees them."""
+    relation = f"ONLY {quoted(table.schema, table.name)}"
+    row = await connection.fetchrow(sum_query(relation, table.columns, where, own=True))
+    return rows_sum(*row) if row else RowsSum()
 
-    def work_through(self, todo: "queue.SimpleQueue[Work]") -> Iterator[Done]:
-        with asyncio.Runner() as loop:
-            try:
-                while not self.reading.cancel.is_set():
-                    try:
-                        item = todo.get_nowait()
-                    except queue.Empty:
-                        return
-                    yield loop.run(self._do(item))
-            finally:
-                loop.run(self._close())
-        raise Cancelled("stopped while reading the source")
 
-    async def _do(self, item: Work) -> Done:
-        for attempt in range(1, _TRIES + 1):
-            try:
-                if self.connection is None:
-                    self.connection = await self._connect()
-                if isinstance(item, Group):
-                    return await self._read_group(item)
-                return [(item.table.oid, await self._read_range(item))]
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-                await self._close()
-                doing = f"reading {_named(item)}"
-                if not is_disconnect(error):
-                    raise _explained(error, item, doing) from error
-                if attempt == _TRIES:
-                    raise translate(error, "source", doing=doing) from error
-                await asyncio.sleep(0.2 * attempt)
-        raise AssertionError("unreachable")
-
-    async def _connect(self) -> _Connection:
-        reading = self.reading
-        arguments: dict[str, Any] = {
-            "timeout": 30.0,
-            **ConnInfo.parse(reading.dsn).asyncpg_arguments(),
-            "statement_cache_size": 0,
-        }
-        connection: _Connection = await asyncpg.connect(**arguments)
-        try:
-            await connection.execute(settings_sql(reading.version_num))
-            await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            await connection.execute(f"SET TRANSACTION SNAPSHOT '{reading.snapshot}'")
-        except (
-            asyncpg.InvalidParameterValueError,
-            asyncpg.UndefinedObjectError,
-            asyncpg.ObjectNotInPrerequisiteStateError,
-        ) as error:
-            await connection.close()
-            raise SourceUnreachable(
-                "the session that held the snapshot was lost",
-                hint="Nothing of this run became a backup; earlier backups are untouched. "
-                "Run the backup again.",
-            ) from error
-        return connection
-
-    async def _close(self) -> None:
-        connection, self.connection = self.connection, None
-        if connection is not None:
-            connection.terminate()
-
-    async def _read_range(self, item: BlockRange) -> list[Extent]:
-        extents: list[Extent] = []
-        where = item.table.condition
-        if not item.whole:
-            where = f"WHERE ctid >= '({item.first},0)'"
-            if item.end is not None:
-                where += f" AND ctid < '({item.end},0)'"
-        await self._copy(
-            item.table, where, lambda rows: extents.extend(self._put(rows, item.first))
-        )
-        self.reading.progress(item.disk_bytes, shown(item.table.schema, item.table.name))
-        return extents
-
-    async def _read_group(self, item: Group) -> Done:
-        limit = 2 * self.reading.chunk_bytes
-        done: Done = []
-        shared = bytearray()
-        inside: list[tuple[int, int, int, RowsSum]] = []  # oid, offset, length, sum
-
-        def flush() -> None:
-            if inside:
-                stored = self.reading.store.put(bytes(shared))
-                done.extend(
-                    (
-                        oid,
-                        [
-                            Extent(
-                                stored.object, stored.raw, found.rows, found.sum,
-                                offset=offset, length=length,
-                            )
-                        ],
-                    )
-                    for oid, offset, length, found in inside
-                )  # fmt: skip
-            shared.clear()
-            inside.clear()
-
-        for table in item.tables:
-            pieces: list[bytes] = []
-            await self._copy(table, table.condition, pieces.append)
-            if not pieces:
-                continue
-            if len(pieces) == 1 and len(pieces[0]) < limit:
-                if len(shared) + len(pieces[0]) > limit:
-                    flush()
-                inside.append((table.oid, len(shared), len(pieces[0]), rows_sum(pieces[0])))
-                shared += pieces[0]
-            else:  # the table is larger than the catalogs said
-                done.append((table.oid, [e for rows in pieces for e in self._put(rows, 0)]))
-        flush()
-        self.reading.progress(item.disk_bytes, f"{len(item.tables)} small tables")
-        return done
-
-    async def _copy(self, table: Table, where: str, emit: Callable[[bytes], None]) -> None:
-        """COPY the rows out, whole rows at a time, in pieces of at most two chunks."""
-        assert self.connection is not None
-        cancelled = self.reading.cancel.is_set
-        cutter = _Cutter(2 * self.reading.chunk_bytes)
-
-        async def take(data: bytes) -> None:
-            if cancelled():
-                raise Cancelled("stopped while reading the source")
-            for rows in cutter.add(data):
-                emit(rows)
-
-        columns = ", ".join(quoted(name) for name in table.copy_columns)
-        query = f"SELECT {columns} FROM ONLY {quoted(table.schema, table.name)} {where}"
-        await self.connection.copy_from_query(query, output=take, timeout=None)
-        if rest := cutter.rest():
-            emit(rest)
-
-    def _put(self, rows: bytes, first_block: int) -> list[Extent]:
-        if len(rows) <= PIECE_BYTES:
-            stored, found = self.reading.store.put_rows(rows, rows_sum)
-            return [
-                Extent(stored.object, stored.raw, found.rows, found.sum, first_block=first_block)
-            ]
-        # One row of a size that no buffer should have: parted, and counted with its last part.
-        found = rows_sum(rows)
-        view = memoryview(rows)
-        parts = [
-            self.reading.store.put(view[start : start + PIECE_BYTES])
-            for start in range(0, len(rows), PIECE_BYTES)
-        ]
-        last = len(parts) - 1
-        return [
+async def _read_range(reading: Reading, connection: Connection, item: BlockRange) -> list[Extent]:
+    stored: list[Stored] = []
+    where = where_of(item)
+    rows = await _copy(
+        reading, connection, item.table, where, lambda text: stored.extend(_put(reading, text))
+    )
+    extents: list[Extent] = []
+    if rows:
+        found = await _counted(reading, connection, item.table, where, rows, tuple(stored))
+        extents = [
             Extent(
-                part.object, part.raw,
-                found.rows if index == last else 0, found.sum if index == last else "0" * 16,
-                first_block=first_block,
+                one.object,
+                one.raw,
+                found.rows if index == 0 else 0,
+                found.sum if index == 0 else RowsSum().sum,
+                first_block=item.first,
             )
-            for index, part in enumerate(parts)
-        ]  # fmt: skip
+            for index, one in enumerate(stored)
+        ]
+    reading.progress(item.disk_bytes, shown(item.table.schema, item.table.name))
+    return extents
+
+
+async def _counted(
+    reading: Reading,
+    connection: Connection,
+    table: Table,
+    where: str,
+    rows: int,
+    stored: tuple[Stored, ...],
+    offset: int = 0,
+) -> RowsSum:
+    """The sum of what was just read; from memory where an earlier backup read the same."""
+    found = reading.store.recall(row_hash(table.columns), stored, offset)
+    if found is None or found.rows != rows:
+        found = await count_rows(connection, table, where)
+    if found.rows != rows:
+        raise SourceChanged(
+            f"{shown(table.schema, table.name)} gave {rows} rows and counts {found.rows} "
+            "under one snapshot",
+            hint="Nothing of this run became a backup. The table's storage may be damaged: "
+            "check it with amcheck, then run the backup again.",
+        )
+    return found
+
+
+async def _read_group(reading: Reading, connection: Connection, item: Group) -> Found:
+    """Small tables one after the other into shared buffers."""
+    limit = 2 * reading.chunk_bytes
+    done: Found = []
+    shared = bytearray()
+    inside: list[tuple[Table, int, int, int]] = []  # table, offset, length, rows
+
+    async def flush() -> None:
+        if not inside:
+            return
+        stored = reading.store.put(bytes(shared))
+        for table, offset, length, rows in inside:
+            found = await _counted(
+                reading, connection, table, table.condition, rows, (stored,), offset
+            )
+            extent = Extent(
+                stored.object, stored.raw, rows, found.sum, offset=offset, length=length
+            )
+            done.append((table.oid, [extent]))
+        shared.clear()
+        inside.clear()
+
+    for table in item.tables:
+        pieces: list[bytes] = []
+        rows = await _copy(reading, connection, table, table.condition, pieces.append)
+        if len(pieces) > 1 or sum(map(len, pieces)) >= limit:
+            # It is larger than the catalogs said.
+            done.append(
+                (table.oid, await _read_range(reading, connection, BlockRange(table, 0, None, 0)))
+            )
+        elif rows:
+            text = pieces[0]
+            if len(shared) + len(text) > limit:
+                await flush()
+            inside.append((table, len(shared), len(text), rows))
+            shared += text
+    await flush()
+    reading.progress(item.disk_bytes, f"{len(item.tables)} small tables")
+    return done
+
+
+async def _copy(
+    reading: Reading,
+    connection: Connection,
+    table: Table,
+    where: str,
+    emit: Callable[[bytes], None],
+) -> int:
+    """COPY the rows out in pieces of at most two chunks; their number."""
+    cutter = _Cutter(2 * reading.chunk_bytes)
+
+    async def take(data: bytes) -> None:
+        reading.shared.raise_if_cancelled()
+        for text in cutter.add(data):
+            emit(text)
+
+    columns = ", ".join(quoted(name) for name in table.copy_columns)
+    query = f"SELECT {columns} FROM ONLY {quoted(table.schema, table.name)} {where}"
+    status = await connection.copy_from_query(query, output=take, timeout=None)
+    if rest := cutter.rest():
+        emit(rest)
+    return int(status.rpartition(" ")[2])
+
+
+def _put(reading: Reading, text: bytes) -> Iterator[Stored]:
+    if len(text) <= PIECE_BYTES:
+        yield reading.store.put(text)
+        return
+    # One row of a size that no buffer should have.
+    view = memoryview(text)
+    for start in range(0, len(text), PIECE_BYTES):
+        yield reading.store.put(view[start : start + PIECE_BYTES])
 
 
 class _Cutter:
@@ -301,21 +241,23 @@ class _Cutter:
         return b"".join(self.held)
 
 
-def _named(item: Work) -> str:
+def work_name(item: Work) -> str:
+    """What to call a piece of work in an error."""
     if isinstance(item, Group):
         return f"{len(item.tables)} small tables"
     return shown(item.table.schema, item.table.name)
 
 
-def _explained(error: BaseException, item: Work, doing: str) -> AuroraError:
+def _explained(error: BaseException, item: Work) -> AuroraError | None:
     """Server errors that need more words than their own."""
     too_large = isinstance(error, asyncpg.ProgramLimitExceededError | asyncpg.OutOfMemoryError)
     if too_large or "invalid memory alloc request size" in str(error):
         return SourceUnsupported(
-            f"{doing}: the server cannot print a row of it as text, because a value is too large",
+            f"reading {work_name(item)}: the server cannot print a row of it as text, because a "
+            "value is too large",
             hint="PostgreSQL limits a printed row to 1 GB, and a bytea doubles in size when "
             "printed: pg_dump fails on it too. Nothing of this run became a backup. Move such "
             "values to Storage or split them, or leave the table out with --skip.",
-            context={"table": _named(item)},
+            context={"table": work_name(item)},
         )
-    return translate(error, "source", doing=doing)
+    return None

@@ -26,6 +26,7 @@ from aurora.engines.logical.ranges import plan_work
 from aurora.engines.logical.schema import dump_schema
 from aurora.engines.logical.snapshot import HeldSnapshot, hold_snapshot
 from aurora.engines.logical.system import dump_globals
+from aurora.engines.logical.workers import Shared
 from aurora.errors import SourcePrivilege
 from aurora.events import Advanced, EventSink, PhaseBegun, PhaseEnded
 from aurora.postgres.errors import translated
@@ -149,10 +150,8 @@ def _read_rows(
     tables = sum(1 for table in wanted if table.has_rows)
     sink(PhaseBegun("reading rows", total))
     progress = progress_of("reading rows", sink)
-    reading = Reading(
-        dsn, held.exported, held.facts.version_num, store, options.chunk_bytes, lengths,
-        progress, cancel,
-    )  # fmt: skip
+    shared = Shared(dsn, held.exported, held.facts.version_num, cancel)
+    reading = Reading(shared, store, options.chunk_bytes, lengths, progress)
     data = read_tables(reading, work, jobs=options.jobs)
     rows = sum(found.rows for found in data)
     sink(PhaseEnded("reading rows", f"{format_count(rows)} rows of {format_count(tables)} tables"))

@@ -163,8 +163,9 @@ class Archive:
         )
         refusals = parse_refusals(done.stderr)
         if done.status != 0 and not refusals and "errors ignored on restore" not in done.stderr:
+            said = done.stderr.strip().splitlines() or ["it said nothing"]
             raise TargetError(
-                f"pg_restore failed: {done.stderr.strip().splitlines()[-1:] or ['it said nothing']}",
+                f"pg_restore failed: {said[-1]}",
                 hint="The schema could not be restored; nothing of the live data was touched.",
             )
         return refusals
@@ -202,38 +203,24 @@ def _kind(text: str) -> tuple[str, str]:
     return kind, tag
 
 
+_REFUSAL = re.compile(
+    r"^pg_restore: error: (?:could not execute query: )?(?:ERROR:  )?(?P<error>.*?)$"
+    r"(?P<more>(?:\n(?!pg_restore: |Command was: ).*)*)"
+    r"(?:\nCommand was: (?P<command>.*(?:\n(?!pg_restore: ).*)*))?",
+    re.MULTILINE,
+)
+_ENTRY = re.compile(r"^pg_restore: from TOC entry \d+; \d+ \d+ (?P<entry>.*)$", re.MULTILINE)
+
+
 def parse_refusals(stderr: str) -> list[Refusal]:
     """pg_restore's report of refused statements, without the harmless ones."""
+    entries = [(found.start(), found["entry"]) for found in _ENTRY.finditer(stderr)]
     refusals: list[Refusal] = []
-    entry = ""
-    error: str | None = None
-    statement: list[str] = []
-    in_statement = False
-
-    def close() -> None:
-        nonlocal error, in_statement
-        if error is not None and not any(harmless in error for harmless in _HARMLESS):
-            refusals.append(Refusal(entry, error, "\n".join(statement).strip()))
-        error, in_statement = None, False
-        statement.clear()
-
-    for line in stderr.splitlines():
-        if match := re.match(r"pg_restore: (?:from|while) .*", line):
-            if toc := re.match(r"pg_restore: from TOC entry \d+; \d+ \d+ (.*)$", match[0]):
-                close()
-                entry = toc[1]
-        elif line.startswith("pg_restore: error: "):
-            close()
-            text = line.removeprefix("pg_restore: error: ")
-            error = text.removeprefix("could not execute query: ").removeprefix("ERROR:  ")
-        elif line.startswith("Command was: ") and error is not None:
-            in_statement = True
-            statement.append(line.removeprefix("Command was: "))
-        elif line.startswith(("pg_restore: warning:", "pg_restore: hint:")):
-            close()
-        elif in_statement:
-            statement.append(line)
-        elif error is not None and line.startswith(("DETAIL:", "HINT:")):
-            error += f" ({line.partition(':')[2].strip()})"
-    close()
+    for found in _REFUSAL.finditer(stderr):
+        if any(harmless in found["error"] for harmless in _HARMLESS):
+            continue
+        entry = next((name for at, name in reversed(entries) if at < found.start()), "")
+        detail = " ".join(line.strip() for line in found["more"].splitlines() if "HINT" not in line)
+        error = f"{found['error']} {detail}".strip()
+        refusals.append(Refusal(entry, error, (found["command"] or "").strip()))
     return refusals

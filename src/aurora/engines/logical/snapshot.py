@@ -176,14 +176,15 @@ def _lock(conn: Connection, tables: Sequence[Table], timeout: float) -> None:
             raise SourceUnsupported(
                 f"the source has no room for locks on {len(names)} tables",
                 hint="Raise max_locks_per_transaction on the server (it needs a restart) so "
-                f"that max_locks_per_transaction × max_connections is above {2 * len(names)}.",
+                f"that max_locks_per_transaction times max_connections is above {2 * len(names)}.",
             ) from error
     conn.execute("SET LOCAL lock_timeout = 0")
 
 
 def _who_locks(conn: Connection, tables: Sequence[Table]) -> str:
     rows = conn.execute(
-        "SELECT l.relation::bigint, l.pid, COALESCE(a.usename, '?'), COALESCE(a.application_name, '')"
+        "SELECT l.relation::bigint, l.pid, COALESCE(a.usename, '?'),"
+        " COALESCE(a.application_name, '')"
         " FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)"
         " WHERE l.granted AND l.mode = 'AccessExclusiveLock' AND l.locktype = 'relation'"
         " AND l.relation::bigint = ANY (%s)",

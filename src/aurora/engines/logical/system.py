@@ -85,7 +85,7 @@ def apply_globals(conn: Connection, text: str) -> Applied:
     done, refused, kept = 0, [], []
     for statement in statements(text):
         role = _role_of(statement)
-        if statement.startswith("SET ") or statement.startswith("SELECT pg_catalog.set_config"):
+        if statement.startswith(("SET ", "SELECT pg_catalog.set_config")):
             continue
         if statement.startswith("CREATE ROLE"):
             if role in existing:

@@ -77,15 +77,30 @@ def look_at(dsn: str) -> TargetState:
             row = conn.execute(_CONTENT).fetchone()
             properties = read_database(conn)
             return TargetState(
-                info, facts.database, True, int(str(row[0])) if row else 0,
-                facts.database_size or 0, facts, properties, _may_create(facts),
-            )  # fmt: skip
+                info,
+                facts.database,
+                exists=True,
+                objects=int(str(row[0])) if row else 0,
+                size=facts.database_size or 0,
+                server=facts,
+                properties=properties,
+                may_create=_may_create(facts),
+            )
     except TargetError as error:
         if error.context.get("sqlstate") != "3D000" and "does not exist" not in error.message:
             raise
     with maintenance(info) as conn, translated("target", doing="looking at the server"):
         facts = inspect_server(conn)
-        return TargetState(info, info.dbname, False, 0, 0, facts, None, _may_create(facts))
+        return TargetState(
+            info,
+            info.dbname,
+            exists=False,
+            objects=0,
+            size=0,
+            server=facts,
+            properties=None,
+            may_create=_may_create(facts),
+        )
 
 
 def _may_create(facts: ServerFacts) -> bool:
@@ -133,13 +148,14 @@ def create_aside(state: TargetState, name: str, facts: DatabaseFacts, restore_id
             )
         except (psycopg.errors.InvalidParameterValue, psycopg.errors.WrongObjectType) as error:
             raise TargetUnfit(
-                f"the target cannot make a database like the source's: {error.diag.message_primary}",
+                "the target cannot make a database like the source's: "
+                f"{error.diag.message_primary}",
                 hint="The target server lacks the source's locale or encoding. Install the locale "
                 "there, or create the database yourself with another one and restore into it.",
             ) from error
-        except psycopg.Error as error:
+        except psycopg.Error:
             with translated("target", doing=f"creating database {name}"):
-                raise error
+                raise
     # The role's rights, not the database's public defaults, decide who may look in meanwhile.
     return state.info.with_dbname(name)
 

@@ -1,0 +1,171 @@
+"""Workers that read one snapshot side by side.
+
+Each is a thread with an event loop and an asyncpg connection of its own, in a transaction
+that imported the coordinator's snapshot. A worker whose connection dies connects again,
+imports the same snapshot and does its piece of work anew, as long as the coordinator
+lives.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import queue
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import asyncpg
+
+from aurora.engines.logical.names import settings_sql
+from aurora.errors import AuroraError, Cancelled, SourceUnreachable
+from aurora.postgres.conninfo import ConnInfo
+from aurora.postgres.errors import is_disconnect, translate
+
+_TRIES = 4
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+Connection = asyncpg.Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The snapshot that all workers of one run read, and how they are stopped."""
+
+    dsn: str = field(repr=False)
+    snapshot: str  # exported by the coordinator
+    version_num: int
+    cancel: threading.Event
+
+    def raise_if_cancelled(self) -> None:
+        """Raise Cancelled when somebody stopped the run."""
+        if self.cancel.is_set():
+            raise Cancelled("stopped while reading the database")
+
+
+def run_workers(
+    shared: Shared,
+    work: Sequence[Item],
+    do: Callable[[Connection, Item], Awaitable[Result]],
+    *,
+    jobs: int,
+    name: Callable[[Item], str],
+    explain: Callable[[BaseException, Item], AuroraError | None] | None = None,
+) -> list[Result]:
+    """Do all *work* with *jobs* connections; the results in no promised order.
+
+    Args:
+        do: one piece of work; it may be called again after a lost connection.
+        name: what to call a piece in an error.
+        explain: a better error for a server's refusal, or None.
+
+    Raises:
+        SourceError: the database failed; no retry helped.
+        AuroraError: whatever *do* raised.
+        Cancelled: ``shared.cancel`` was set.
+    """
+    todo: queue.SimpleQueue[Item] = queue.SimpleQueue()
+    for item in work:
+        todo.put(item)
+    results: list[Result] = []
+    failures: list[BaseException] = []
+
+    def reworded(error: BaseException, item: Item) -> AuroraError:
+        better = explain(error, item) if explain else None
+        return better or translate(error, "source", doing=f"reading {name(item)}")
+
+    def run() -> None:
+        worker = _Worker(shared)
+        try:
+            with asyncio.Runner() as loop:
+                while True:
+                    shared.raise_if_cancelled()
+                    item = todo.get_nowait()
+                    results.append(loop.run(worker.insist(do, item, reworded)))
+        except queue.Empty:
+            return
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            failures.append(error)
+            shared.cancel.set()
+        finally:
+            worker.drop()
+
+    _run_threads(run, max(1, min(jobs, len(work))), shared.cancel)
+    if failures:
+        raise next((f for f in failures if not isinstance(f, Cancelled)), failures[0])
+    return results
+
+
+def _run_threads(run: Callable[[], None], count: int, cancel: threading.Event) -> None:
+    threads = [
+        threading.Thread(target=run, name=f"reader-{number}", daemon=True)
+        for number in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException:  # Ctrl-C: no worker may outlive us
+        cancel.set()
+        for thread in threads:
+            thread.join()
+        raise
+
+
+class _Worker:
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._connection: Connection | None = None
+
+    async def insist(
+        self,
+        do: Callable[[Connection, Item], Awaitable[Result]],
+        item: Item,
+        reworded: Callable[[BaseException, Item], AuroraError],
+    ) -> Result:
+        """Do one piece of work, with a new connection after a lost one."""
+        for attempt in itertools.count(1):
+            try:
+                if self._connection is None:
+                    self._connection = await self._connect()
+                return await do(self._connection, item)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                self.drop()
+                if not is_disconnect(error) or attempt == _TRIES:
+                    raise reworded(error, item) from error
+                await asyncio.sleep(0.2 * attempt)
+        raise AssertionError("unreachable")
+
+    def drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(RuntimeError):  # its loop is closed already
+                connection.terminate()
+
+    async def _connect(self) -> Connection:
+        shared = self._shared
+        arguments: dict[str, Any] = {
+            "timeout": 30.0,
+            **ConnInfo.parse(shared.dsn).asyncpg_arguments(),
+            "statement_cache_size": 0,
+        }
+        connection: Connection = await asyncpg.connect(**arguments)
+        try:
+            await connection.execute(settings_sql(shared.version_num))
+            await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            await connection.execute(f"SET TRANSACTION SNAPSHOT '{shared.snapshot}'")
+        except (
+            asyncpg.InvalidParameterValueError,
+            asyncpg.UndefinedObjectError,
+            asyncpg.ObjectNotInPrerequisiteStateError,
+        ) as error:
+            connection.terminate()
+            raise SourceUnreachable(
+                "the session that held the snapshot was lost",
+                hint="Nothing of this run became a backup; earlier backups are untouched. "
+                "Run the backup again.",
+            ) from error
+        return connection

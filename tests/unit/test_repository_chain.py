@@ -1,0 +1,101 @@
+"""The chain of backups: pruning is normal, rolling back is not."""
+
+import pytest
+
+from aurora.errors import UnsupportedRepository
+from aurora.repository.chain import Chain, Head
+from aurora.repository.door import Repository
+from aurora.storage.memory import MemoryStorage
+from tests.unit.test_repository_kit import backup, commit, create, flip, payloads, reopen
+
+
+def _three() -> tuple[MemoryStorage, Repository]:
+    storage = MemoryStorage()
+    repository = create(storage)
+    for day in (1, 2, 3):
+        backup(repository, payloads(day), day=day)
+    return storage, repository
+
+
+def test_links() -> None:
+    """Numbers count up, each naming the one before by its hash."""
+    _, repository = _three()
+    chain = repository.chain("db")
+    assert [link.sequence for link in chain.links] == [1, 2, 3]
+    assert (chain.faults, chain.damaged) == ((), ())
+    first, second, third = (repository.refs(entry) for entry in repository.backups())
+    assert first.previous is None
+    assert second.previous is not None
+    assert second.previous.sha256 == first.manifest.sha256
+    assert chain.head == Head(3, third.backup, third.manifest.sha256)
+    commit_part = repository.manifest(repository.resolve("latest"))["commit"]
+    assert commit_part["previous"]["backup"] == second.backup
+    chain.check_against(chain.head)
+    chain.check_against(None)
+    assert repository.chain("other").head is None
+
+
+def test_pruning_is_no_fault() -> None:
+    """Any backup but the newest may go."""
+    storage, repository = _three()
+    head = repository.chain("db").head
+    for entry in repository.backups()[:2]:
+        storage.delete([entry.manifest_name, entry.refs_name])
+        reopen(storage).chain("db").check_against(head)
+
+
+def test_an_older_state_of_the_storage_is_noticed() -> None:
+    """Exit code 13."""
+    storage, repository = _three()
+    head = repository.chain("db").head
+    newest = repository.backups()[-1]
+    storage.delete([newest.manifest_name, newest.refs_name])
+    with pytest.raises(UnsupportedRepository, match=newest.id) as info:
+        reopen(storage).chain("db").check_against(head)
+    assert info.value.exit_code == 13
+    with pytest.raises(UnsupportedRepository):
+        repository.chain("emptied").check_against(head)
+
+
+def test_a_replaced_newest_backup_is_noticed() -> None:
+    """Rolled back and written on: the number is there, the backup is another."""
+    _, repository = _three()
+    head = repository.chain("db").head
+    assert head is not None
+    chain = repository.chain("db")
+    other = Head(head.sequence, head.backup, "00" * 32)
+    with pytest.raises(UnsupportedRepository, match="another one"):
+        chain.check_against(other)
+
+
+def test_a_link_that_does_not_fit_is_noticed() -> None:
+    """A predecessor that is there and is not what its successor saw."""
+    fault = Chain("db", (), ("backup a is not the one that backup b was made after",))
+    with pytest.raises(UnsupportedRepository, match="backup a"):
+        fault.check_against(None)
+
+
+def test_damage_is_not_called_a_rollback() -> None:
+    """A flipped manifest or refs is for healing."""
+    storage, repository = _three()
+    head = repository.chain("db").head
+    first, second, _ = repository.backups()
+    flip(storage, first.manifest_name)
+    flip(storage, second.refs_name)
+    chain = reopen(storage).chain("db")
+    assert sorted(chain.damaged) == [first.id, second.id]
+    chain.check_against(head)
+
+
+def test_two_written_at_once_are_a_fork_and_no_fault() -> None:
+    """Both came after the same one."""
+    storage, repository = _three()
+    with repository.write("db") as one, reopen(storage).write("db") as other:
+        for writer in (one, other):
+            writer._catalog = repository.catalog_alone()
+        previous = [writer._previous("20261201T000000Z-full-aaaa") for writer in (one, other)]
+        assert previous[0] == previous[1]
+        commit(one, [], day=4)
+    chain = reopen(storage).chain("db")
+    assert [link.sequence for link in chain.links] == [1, 2, 3, 4]
+    assert chain.faults == ()
