@@ -86,7 +86,7 @@ def where_of(item: BlockRange) -> str:
 async def count_rows(connection: Connection, table: Table, where: str) -> RowsSum:
     """Rows and checksum, as the connection's snapshot sees them."""
     relation = f"ONLY {quoted(table.schema, table.name)}"
-    row = await connection.fetchrow(sum_query(relation, table.columns, where, own=True))
+    row = await connection.fetchrow(sum_query(relation, table.columns, where))
     return rows_sum(*row) if row else RowsSum()
 
 

@@ -223,7 +223,7 @@ def check_rows(conn: Connection, tables: Sequence[Table], data: Sequence[TableDa
 def read_sum(conn: Connection, relation: str, columns: Sequence[Column]) -> RowsSum:
     """Rows and checksum of a relation as this transaction sees it."""
     with translated("target", doing="reading the rows back"):
-        row = conn.execute(sum_query(relation, columns, own=False).encode()).fetchone()
+        row = conn.execute(sum_query(relation, columns).encode()).fetchone()
     return rows_sum(*row) if row else RowsSum()
 
 

@@ -29,6 +29,13 @@ _LIST_SETTINGS = {
 }  # fmt: skip
 
 _IDENTIFIER = r'("(?:[^"]|"")*"|[^\s;"]+)'
+_ATTRIBUTES = re.compile(
+    rf"(?P<head>ALTER ROLE {_IDENTIFIER} WITH)(?P<words>( [A-Z]+\b)+?)"
+    r"(?P<rest>( CONNECTION LIMIT | PASSWORD | VALID UNTIL ).*)?$",
+    re.DOTALL,
+)
+_GRANTOR = re.compile(rf" GRANTED BY {_IDENTIFIER}$")
+_RIGHTS = {"SUPERUSER", "CREATEROLE", "CREATEDB", "REPLICATION", "BYPASSRLS"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +99,42 @@ def apply_globals(conn: Connection, text: str) -> Applied:
                 kept.append(f"role {role} exists, its attributes and password stay as they are")
                 continue
             created.add(role)
-        elif re.match(r"ALTER ROLE \S+ WITH ", statement) and role not in created:
+        elif _ATTRIBUTES.match(statement) and role not in created:
             continue
         try:
-            conn.execute(statement.encode())
+            _run(conn, statement)
             done += 1
         except psycopg.Error as error:
             refused.append(f"{_without_password(statement)}: {error.diag.message_primary}")
             if statement.startswith("CREATE ROLE"):
                 created.discard(role)
     return Applied(done, tuple(refused), tuple(kept))
+
+
+def _parts(statement: str) -> Iterator[str]:
+    """A role's attributes one by one where a managed server may forbid a single one.
+
+    What a role lacks is left out: a new role lacks it anyway, and only a superuser may even
+    say NOSUPERUSER.
+    """
+    match = _ATTRIBUTES.match(statement)
+    if match is None:
+        yield statement
+        return
+    words = match["words"].split()
+    plain = [word for word in words if word.removeprefix("NO") not in _RIGHTS]
+    yield " ".join([match["head"], *plain]) + (match["rest"] or "")
+    yield from (f"{match['head']} {word}" for word in words if word in _RIGHTS)
+
+
+def _run(conn: Connection, statement: str) -> None:
+    try:
+        conn.execute(statement.encode())
+    except psycopg.errors.InsufficientPrivilege:
+        mine = _GRANTOR.sub("", statement)  # only a superuser grants in another's name
+        if mine == statement:
+            raise
+        conn.execute(mine.encode())
 
 
 def role_names(text: str) -> list[str]:
