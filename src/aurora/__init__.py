@@ -1,3 +1,52 @@
-"""Aurora: backup and recovery of PostgreSQL and Supabase projects, from outside the server."""
+"""Aurora: backup and recovery of PostgreSQL and Supabase projects, from outside the server.
 
-__version__ = "0.1.0"
+What is named here is the public interface; see :mod:`aurora.api`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from aurora.version import __version__
+
+if TYPE_CHECKING:
+    from aurora.api import (
+        create_backup,
+        heal_backup,
+        list_backups,
+        replicate,
+        restore,
+        restore_options,
+        restore_table,
+        verify_backup,
+    )
+    from aurora.errors import AuroraError
+    from aurora.operations.restore_table import TableOptions
+    from aurora.wiring import Aurora
+
+__all__ = [
+    "Aurora",
+    "AuroraError",
+    "TableOptions",
+    "__version__",
+    "create_backup",
+    "heal_backup",
+    "list_backups",
+    "replicate",
+    "restore",
+    "restore_options",
+    "restore_table",
+    "verify_backup",
+]
+
+_HOMES = {
+    "Aurora": "aurora.wiring",
+    "AuroraError": "aurora.errors",
+    "TableOptions": "aurora.operations.restore_table",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: a program that only wants an error class need not load the drivers.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "aurora.api")), name)

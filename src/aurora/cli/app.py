@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from aurora import __version__
 from aurora.cli import doctor, exits, init
 from aurora.cli.backup import backup
 from aurora.errors import Cancelled, UsageError
+from aurora.version import __version__
 
 app = typer.Typer(
     name="aurora",

@@ -5,16 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from aurora import clock
+from aurora import api, clock
 from aurora.cli import context as run
 from aurora.cli import restore, verify
 from aurora.cli.render import surface, table
 from aurora.errors import Incomplete, UsageError
-from aurora.operations.backup import BackupOptions, BackupReport, create_backup
+from aurora.operations.backup import BackupReport
 from aurora.repository.catalog import BackupEntry
-from aurora.repository.mirror import replicate as replicate_repository
 from aurora.units import format_count, format_duration, format_size
-from aurora.wiring import Aurora
 
 backup = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 backup.command("verify")(verify.verify)
@@ -52,36 +50,12 @@ def create(
         )
     with surface(json) as shown:
         aurora = run.load(context, {"backup": {"jobs": jobs}})
-        report = make_backup(aurora, shown.sink, skip=skip, accept_new_source=accept_new_source)
+        report = api.create_backup(
+            aurora, skip=skip or (), accept_new_source=accept_new_source, sink=shown.sink
+        )
         shown.summary({"operation": "backup create", **report.document()}, _created(report))
     if report.replicated is False:
         raise typer.Exit(Incomplete.exit_code)
-
-
-def make_backup(
-    aurora: Aurora,
-    sink: Any,
-    *,
-    skip: list[str] | None = None,
-    accept_new_source: bool = False,
-) -> BackupReport:
-    """One full backup with the settings of *aurora*."""
-    settings = aurora.settings.backup
-    return create_backup(
-        aurora.source_dsn(),
-        aurora.open_primary(),
-        BackupOptions(
-            database=aurora.database,
-            jobs=settings.jobs,
-            chunk_bytes=settings.chunk_size,
-            level=settings.compression_level,
-            lock_timeout=settings.lock_timeout,
-            skip=(*settings.skip, *(skip or [])),
-            accept_new_source=accept_new_source,
-        ),
-        open_mirror=aurora.open_secondary_view if aurora.has_secondary else None,
-        sink=sink,
-    )
 
 
 def _created(report: BackupReport) -> list[str]:
@@ -113,8 +87,7 @@ def list_backups(
     """List the backups, oldest first."""
     with surface(json) as shown:
         aurora = run.load(context)
-        repository = aurora.open_for_reading(storage)
-        entries = repository.backups(None if all_databases else aurora.database)
+        entries = api.list_backups(aurora, storage=storage, all_databases=all_databases)
         rows = [
             (
                 entry.id,
@@ -153,13 +126,7 @@ def _listed(entry: BackupEntry) -> dict[str, Any]:
 def replicate(context: typer.Context, json: Json = False) -> None:
     """Copy to the secondary what it lacks. Exit code 3 when something could not be copied."""
     with surface(json) as shown:
-        aurora = run.load(context)
-        if not aurora.has_secondary:
-            raise UsageError(
-                "no secondary storage is configured", hint="Set url under [secondary]."
-            )
-        mirror = aurora.open_secondary_view()
-        report = replicate_repository(aurora.storage("primary"), mirror, sink=shown.sink)
+        report = api.replicate(run.load(context), sink=shown.sink)
         lacking = [backup_id for (_, backup_id), names in report.lacking.items() if names]
         shown.summary(
             {

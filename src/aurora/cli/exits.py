@@ -17,9 +17,10 @@ from types import FrameType
 
 import typer
 
-from aurora import __version__, clock
+from aurora import clock
 from aurora.errors import AuroraError, Cancelled, UsageError
 from aurora.postgres.conninfo import redact
+from aurora.version import __version__
 
 
 def report(error: BaseException, *, as_json: bool) -> int:

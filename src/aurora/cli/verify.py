@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from aurora import api
 from aurora.cli import context as run
 from aurora.cli.render import surface
 from aurora.errors import IntegrityError, UsageError
-from aurora.operations.verify import heal_backup, tables_touched, verify_backup
 from aurora.repository.verify import BadObject, Level
 from aurora.units import format_count, format_duration, format_size, parse_duration
 
@@ -34,18 +34,16 @@ def verify(
 ) -> None:
     """Verify that a backup is there, unaltered, and opens. Exit code 40 when it is not."""
     with surface(json) as shown:
-        aurora = run.load(context)
-        repository = aurora.open_for_verifying(storage, keys=level is Level.FULL)
-        entry = repository.resolve(backup_id, aurora.database)
-        report = verify_backup(
-            repository,
-            entry,
-            level,
+        found = api.verify_backup(
+            run.load(context),
+            backup_id,
+            storage=storage,
+            level=level,
             subset=_subset(subset),
             budget_seconds=parse_duration(budget) if budget else None,
             sink=shown.sink,
         )
-        touched = tables_touched(repository, entry, report.bad)
+        entry, report, touched = found.entry, found.report, found.tables
         scope = f"{format_count(report.checked_objects)} of {report.needed_objects} objects"
         if report.ended_early:
             scope += " (the time was over)"
@@ -67,10 +65,9 @@ def verify(
             f"{entry.id} on the {storage}: {verdict}, level {level}, {scope}, "
             f"{format_size(report.checked_bytes)}",
         ]
-        if report.ok:
-            shown.summary(document, lines)
-            return
         shown.summary(document, lines)
+    if report.ok:
+        return
     raise IntegrityError(
         f"{len(report.bad)} objects of {entry.id} on the {storage} are missing or damaged",
         hint=f"Run `aurora backup heal {entry.id}`: it brings them back from the other storage. "
@@ -106,26 +103,15 @@ def heal(context: typer.Context, backup_id: BackupId, json: Json = False) -> Non
     Every good copy is proven before it is written. Exit code 40 when something stays bad.
     """
     with surface(json) as shown:
-        aurora = run.load(context)
-        if not aurora.has_secondary:
-            raise UsageError(
-                "no secondary storage is configured, so there is nothing to heal from",
-                hint="`aurora backup create` uploads again what the next backup needs.",
-            )
-        report = heal_backup(
-            aurora.storage("primary"),
-            aurora.open_secondary_view(),
-            backup_id,
-            aurora.database,
-            sink=shown.sink,
-        )
+        report = api.heal_backup(run.load(context), backup_id, sink=shown.sink)
+        healed = len(report.primary) + len(report.secondary)
         shown.summary(
             {"operation": "backup heal", **asdict(report)},
             [
                 *(f"healed on the primary: {name}" for name in report.primary),
                 *(f"healed on the secondary: {name}" for name in report.secondary),
                 *(f"NOT healed: {name}: {why}" for name, why in report.failed.items()),
-                f"{report.backup_id}: {len(report.primary) + len(report.secondary)} objects healed, "
+                f"{report.backup_id}: {healed} objects healed, "
                 f"{len(report.failed)} not, in {format_duration(report.seconds)}",
             ],
         )

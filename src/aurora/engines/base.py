@@ -211,6 +211,7 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     large_objects: tuple[LargeObject, ...] = ()
     skipped: tuple[str, ...] = ()
     not_valid: tuple[str, ...] = ()  # constraints that the source itself has as NOT VALID
+    row_hash: int = 0  # how rows were hashed; see ``checksum.py``
 
 
 Progress = Callable[[int, str], None]

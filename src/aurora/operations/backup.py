@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from aurora import __version__, clock
+from aurora import clock
 from aurora.engines.base import TableData
 from aurora.engines.logical.export import ExportOptions, export
 from aurora.engines.logical.snapshot import HeldSnapshot
@@ -17,6 +17,7 @@ from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
 from aurora.repository.ids import new_backup_id
 from aurora.repository.mirror import MirrorView, replicate
+from aurora.version import __version__
 
 
 @dataclass(frozen=True, slots=True)

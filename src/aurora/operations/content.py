@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from aurora.engines.base import Buffer, Extent, RowsSum, Snapshot, Stored, Table, TableData
-from aurora.engines.logical.checksum import row_hash
+from aurora.engines.logical.checksum import ROW_HASH, row_hash
 from aurora.errors import ObjectDamaged, UnsupportedRepository
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Ref, Repository
@@ -137,6 +137,12 @@ class Backup:
                 hint="Install a newer Aurora; if it is the newest, report this.",
                 context={"name": entry.manifest_name},
             ) from error
+
+        if self.snapshot.row_hash != ROW_HASH:
+            raise UnsupportedRepository(
+                f"backup {entry.id} has row checksums of kind {self.snapshot.row_hash}",
+                hint="Install the Aurora that knows them. Nothing was changed.",
+            )
 
     @property
     def snapshot(self) -> Snapshot:

@@ -44,6 +44,7 @@ class RestoreReport:
     problems: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    path: str = ""  # of the Markdown file, once written
 
     def document(self) -> dict[str, Any]:
         """For ``--json`` and the JSON file."""

@@ -43,8 +43,6 @@ class TableOptions:
 
     as_name: str | None = None
     replace: bool = False
-    jobs: int = 2
-    chunk_bytes: int = 8 << 20
     safety: bool = True
 
 

@@ -17,6 +17,15 @@ from aurora.repository.verify import BadObject, Level, VerifyReport, verify
 from aurora.storage.base import Storage
 
 
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a verification found, and whose rows lie in what is bad."""
+
+    entry: BackupEntry
+    report: VerifyReport
+    tables: dict[str, list[str]]  # object name -> names of tables; empty without keys
+
+
 def verify_backup(
     repository: ClosedRepository,
     entry: BackupEntry,
@@ -25,9 +34,12 @@ def verify_backup(
     subset: tuple[int, int] | None,
     budget_seconds: float | None,
     sink: EventSink,
-) -> VerifyReport:
+) -> Verified:
     """See :func:`aurora.repository.verify.verify`."""
-    return verify(repository, entry, level, subset=subset, budget_seconds=budget_seconds, sink=sink)
+    report = verify(
+        repository, entry, level, subset=subset, budget_seconds=budget_seconds, sink=sink
+    )
+    return Verified(entry, report, tables_touched(repository, entry, report.bad))
 
 
 def tables_touched(

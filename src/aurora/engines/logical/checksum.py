@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from aurora.engines.base import Column, RowsSum
 from aurora.engines.logical.names import quoted
 
+ROW_HASH = 1  # kept with each backup: sums of another kind cannot be compared
 _MASK = 0xFFFFFFFFFFFFFFFF
 
 # Types that hash by value alone, the same on every server. interval is not among them: its

@@ -19,6 +19,7 @@ from aurora.engines.logical.catalog import (
     read_references,
     unreadable_sequences,
 )
+from aurora.engines.logical.checksum import ROW_HASH
 from aurora.engines.logical.copyout import PIECE_BYTES, Reading, read_tables
 from aurora.engines.logical.largeobjects import read_large_objects
 from aurora.engines.logical.names import shown
@@ -90,6 +91,7 @@ def export(
             large_objects=tuple(large_objects),
             skipped=held.skipped,
             not_valid=tuple(not_valid),
+            row_hash=ROW_HASH,
         )
     return snapshot, data
 

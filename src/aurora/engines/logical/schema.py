@@ -216,11 +216,18 @@ def parse_refusals(stderr: str) -> list[Refusal]:
     """pg_restore's report of refused statements, without the harmless ones."""
     entries = [(found.start(), found["entry"]) for found in _ENTRY.finditer(stderr)]
     refusals: list[Refusal] = []
+    harmless = 0
     for found in _REFUSAL.finditer(stderr):
-        if any(harmless in found["error"] for harmless in _HARMLESS):
+        if any(words in found["error"] for words in _HARMLESS):
+            harmless += 1
             continue
         entry = next((name for at, name in reversed(entries) if at < found.start()), "")
         detail = " ".join(line.strip() for line in found["more"].splitlines() if "HINT" not in line)
         error = f"{found['error']} {detail}".strip()
         refusals.append(Refusal(entry, error, (found["command"] or "").strip()))
+    # Nothing that was refused may get lost because it was told in words unknown here.
+    counted = re.search(r"errors ignored on restore: (\d+)", stderr)
+    untold = int(counted[1]) - len(refusals) - harmless if counted else 0
+    if untold > 0:
+        refusals.append(Refusal(f"{untold} more statements", "refused, reasons unknown", ""))
     return refusals

@@ -90,7 +90,7 @@ def apply_globals(conn: Connection, text: str) -> Applied:
     existing = {str(row[0]) for row in conn.execute("SELECT rolname FROM pg_catalog.pg_roles")}
     created: set[str] = set()
     done, refused, kept = 0, [], []
-    for statement in statements(text):
+    for statement in (part for whole in statements(text) for part in _parts(whole)):
         role = _role_of(statement)
         if statement.startswith(("SET ", "SELECT pg_catalog.set_config")):
             continue

@@ -7,7 +7,6 @@ lives.
 """
 
 import asyncio
-import contextlib
 import itertools
 import queue
 import threading
@@ -80,17 +79,18 @@ def run_workers(
         worker = _Worker(shared)
         try:
             with asyncio.Runner() as loop:
-                while True:
-                    shared.raise_if_cancelled()
-                    item = todo.get_nowait()
-                    results.append(loop.run(worker.insist(do, item, reworded)))
+                try:
+                    while True:
+                        shared.raise_if_cancelled()
+                        item = todo.get_nowait()
+                        results.append(loop.run(worker.insist(do, item, reworded)))
+                finally:
+                    loop.run(worker.drop())
         except queue.Empty:
             return
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             failures.append(error)
             shared.cancel.set()
-        finally:
-            worker.drop()
 
     _run_threads(run, max(1, min(jobs, len(work))), shared.cancel)
     if failures:
@@ -133,17 +133,17 @@ class _Worker:
                     self._connection = await self._connect()
                 return await do(self._connection, item)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-                self.drop()
+                await self.drop()
                 if not is_disconnect(error) or attempt == _TRIES:
                     raise reworded(error, item) from error
                 await asyncio.sleep(0.2 * attempt)
         raise AssertionError("unreachable")
 
-    def drop(self) -> None:
+    async def drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(RuntimeError):  # its loop is closed already
-                connection.terminate()
+            connection.terminate()
+            await asyncio.sleep(0)  # the loop closes the socket in its next round
 
     async def _connect(self) -> Connection:
         shared = self._shared
