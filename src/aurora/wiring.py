@@ -48,9 +48,13 @@ class Aurora:
     Safe to share between threads. Close nothing: what is opened here holds no lock.
     """
 
-    def __init__(self, settings: Settings, *, ask: Ask = nobody) -> None:
+    def __init__(
+        self, settings: Settings, *, ask: Ask = nobody, ask_passphrase: Ask | None = None
+    ) -> None:
+        """*ask_passphrase* is for passphrases where they are being chosen; *ask* by default."""
         self.settings = settings
         self._ask = ask
+        self._ask_passphrase = ask_passphrase or ask
         self._lock = RLock()
         self._passphrases: dict[Place, str] = {}
         self._storages: dict[Place, Storage] = {}
@@ -96,13 +100,8 @@ class Aurora:
         """The passphrase of a storage's repository, asked for at most once. Raises UsageError."""
         with self._lock:
             if place not in self._passphrases:
-                self._passphrases[place] = self._find_passphrase(place, self._ask)
+                self._passphrases[place] = self._find_passphrase(place, self._ask_passphrase)
             return self._passphrases[place]
-
-    def remember_passphrase(self, place: Place, passphrase: str) -> None:
-        """Use *passphrase* from now on, as `init` does with the one it had chosen."""
-        with self._lock:
-            self._passphrases[place] = passphrase
 
     def secret_files(self) -> list[Path]:
         """The files that hold secrets, as far as this configuration refers to files."""

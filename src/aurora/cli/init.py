@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from aurora.cli import context as run
-from aurora.cli.prompts import ask_new_secret, confirm
+from aurora.cli.prompts import ask_new_secret, ask_secret, confirm
 from aurora.cli.render import Surface, findings, recovery_code, surface
 from aurora.config import load_settings
 from aurora.errors import UsageError
@@ -118,7 +118,7 @@ def _subject(config: Path, given: dict[str, dict[str, Any]], *, no_secondary: bo
                 hint="aurora init --source DSN --primary URL --secondary URL. The secondary is a "
                 "second place, best at another provider; --no-secondary does without, at a risk.",
             )
-    return Aurora(settings, ask=ask_new_secret)
+    return Aurora(settings, ask=ask_secret, ask_passphrase=ask_new_secret)
 
 
 class _Reveal:

@@ -21,14 +21,15 @@ def ask_secret(question: str) -> str | None:
 
 
 def ask_new_secret(question: str) -> str | None:
-    """Ask twice for a secret that is being chosen."""
-    while True:
+    """Ask twice for a secret that is being chosen. Raises UsageError after three tries."""
+    for _ in range(3):
         first = ask_secret(question)
         if first is None:
             return None
         if first and ask_secret(f"{question}, again") == first:
             return first
         typer.echo("They differ, or are empty. Once more.", err=True)
+    raise UsageError("no passphrase was chosen", hint="Nothing was made.")
 
 
 def confirm_by_typing(name: str, *, action: str, yes: bool) -> None:

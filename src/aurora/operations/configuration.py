@@ -53,6 +53,11 @@ class Draft:
         lines = [_HEAD, "[source]", f"dsn = {_string(self.dsn)}", f"name = {_string(self.name)}"]
         if self.password:
             lines.append(f"password = {_inline(self.password)}")
+        else:
+            lines.append(
+                '# password = {file = "…"}   or AURORA_SOURCE_PASSWORD_FILE, …_COMMAND, PGPASSWORD, '
+                "~/.pgpass; else it is asked for"
+            )
         lines += ["", *_storage("primary", self.primary)]
         if self.secondary is not None:
             lines += ["", *_storage("secondary", self.secondary)]

@@ -44,7 +44,9 @@ def _hashed(column: Column) -> str:
     base = re.sub(r"\([\d,-]*\)", "", column.type)
     if base in _STABLE and not column.odd_collation:
         return name
-    return f'({name})::pg_catalog.text COLLATE "C"'
+    # concat() prints with the type's output function, as COPY does. A cast to text would not:
+    # xml keeps its encoding declaration there, and users define casts of their own.
+    return f'pg_catalog.concat(pg_catalog.num_nulls({name}), {name}) COLLATE "C"'
 
 
 def sum_query(relation: str, columns: Sequence[Column], where: str = "") -> str:

@@ -83,7 +83,8 @@ def range_blocks(table: Table, chunk_bytes: int, before: TableData | None) -> in
 
 
 def _ranges(table: Table, length: int) -> list[Work]:
-    if length == 0 or table.blocks <= length:
+    # An extension's configuration table has a condition of its own on its rows.
+    if length == 0 or table.blocks <= length or table.condition:
         return [BlockRange(table, 0, None, table.sized)]
     starts = list(range(0, table.blocks, length))
     share = table.sized // len(starts)
