@@ -30,9 +30,13 @@ NEW = [*payloads(1)[:2], *payloads(2)]
 
 
 def _seeded() -> tuple[MemoryStorage, BackupEntry]:
+    """A repository with one backup and one key slot, so that every run makes equal calls."""
     storage = MemoryStorage()
-    entry = backup(create(storage), OLD, day=1)
-    return storage, entry
+    repository = create(storage)
+    for slot in repository.slots():
+        if slot.kind != "passphrase":
+            repository.remove_slot(slot.id)
+    return storage, backup(repository, OLD, day=1)
 
 
 def _run(storage: Storage) -> BackupEntry:

@@ -1,10 +1,14 @@
 """The chain of backups: pruning is normal, rolling back is not."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 
 from aurora.errors import UnsupportedRepository
 from aurora.repository.chain import Chain, Head
 from aurora.repository.door import Repository
+from aurora.repository.refs import Previous, write_refs
 from aurora.storage.memory import MemoryStorage
 from tests.unit.test_repository_kit import backup, commit, create, flip, payloads, reopen
 
@@ -73,6 +77,34 @@ def test_a_link_that_does_not_fit_is_noticed() -> None:
     fault = Chain("db", (), ("backup a is not the one that backup b was made after",))
     with pytest.raises(UnsupportedRepository, match="backup a"):
         fault.check_against(None)
+
+
+@pytest.mark.parametrize(
+    "previous,sequence",
+    [
+        (lambda first: replace(first, sha256="00" * 32), 2),
+        (lambda first: replace(first, sequence=5), 6),
+        (lambda first: first, 3),
+    ],
+)
+def test_refs_that_do_not_fit_are_a_fault(
+    previous: Callable[[Previous], Previous], sequence: int
+) -> None:
+    """Signed by the owner, but of another history: somebody put an old state back."""
+    storage, repository = _three()
+    first, second, third = repository.backups()
+    storage.delete([third.manifest_name, third.refs_name])
+    seen = Previous(first.id, 1, first.manifest_sha256 or "")
+    forged = replace(repository.refs(second), previous=previous(seen), sequence=sequence)
+    stored = write_refs(
+        forged, repository_id=repository.repository_id, mac_key=repository._mac_key()
+    )
+    storage.put(second.refs_name, stored)
+    chain = reopen(storage).chain("db")
+    assert len(chain.faults) == 1
+    assert first.id in chain.faults[0] or second.id in chain.faults[0]
+    with pytest.raises(UnsupportedRepository):
+        chain.check_against(None)
 
 
 def test_damage_is_not_called_a_rollback() -> None:

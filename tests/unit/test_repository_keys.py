@@ -170,6 +170,37 @@ def test_a_slot_of_the_storage_is_refused() -> None:
     assert [f"keys/{slot.id}" for slot in foreign] == [name]
 
 
+def test_a_slot_without_the_owners_mac_is_refused() -> None:
+    """Though it wraps the right key and its checksum fits."""
+    storage = MemoryStorage()
+    create(storage)
+    for name in names(storage, "keys/"):
+        document = signed.read_clear(storage.get(name), name=name)
+        storage.put(name, _unsigned({**document, "mac": "00" * 32}))
+    with pytest.raises(ObjectDamaged, match="MAC"):
+        reopen(storage)
+
+
+def test_a_clear_document_has_one_text_only() -> None:
+    """White space, another order, or a member twice: refused, though the meaning is the same."""
+    storage = MemoryStorage()
+    create(storage)
+    name = names(storage, "keys/")[0]
+    good = storage.get(name)
+    signed.read_clear(good, name=name)
+    again = b'"id":"' + name.removeprefix("keys/").encode() + b'"'
+    for text in (
+        good.rstrip(),
+        good + b"\n",
+        good.replace(b",", b", ", 1),
+        good.replace(again, again + b"," + again),
+        good.replace(b'"label"', b'"\\u006cabel"'),
+    ):
+        assert text != good
+        with pytest.raises(ObjectDamaged, match="canonical"):
+            signed.read_clear(text, name=name)
+
+
 def test_a_copied_slot_is_refused() -> None:
     """A slot under another name, or of another repository, does not open."""
     storage, other = MemoryStorage(), MemoryStorage()

@@ -152,6 +152,40 @@ def test_the_same_content_put_at_once_is_uploaded_once() -> None:
     assert [call.name for call in counter.calls].count(refs[0].name) == 1
 
 
+def test_two_that_find_nothing_at_once_still_upload_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The race made certain: both threads look before either claims the name."""
+    counter = FaultyStorage(MemoryStorage())
+    repository = create(counter)
+    looked = threading.Barrier(2, timeout=10)
+    with repository.write("db") as writer:
+
+        def find(*_: object) -> None:
+            looked.wait()
+
+        monkeypatch.setattr(writer, "_find", find)
+        threads = [
+            threading.Thread(target=writer.put, args=(ObjectType.CHUNK, b"rows")) for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        writer.flush()
+    assert (
+        len(
+            [
+                call
+                for call in counter.calls
+                if call.name.startswith("chunks/") and call.operation == "put"
+            ]
+        )
+        == 1
+    )
+    assert (writer.stats.new_objects, writer.stats.reused_objects) == (1, 1)
+
+
 class _Gate(MemoryStorage):
     """Chunks wait at the gate; how many at most waited is counted."""
 

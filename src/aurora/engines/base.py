@@ -184,6 +184,7 @@ class SchemaArchive(msgspec.Struct, frozen=True, omit_defaults=True):
     pieces: tuple[Stored, ...]
     members: dict[str, int] = {}
     references: dict[str, int] = {}  # foreign keys, "classid:oid" -> oid of the table referred to
+    views: dict[str, tuple[int, ...]] = {}  # "classid:oid" of a view -> oids of what it reads
 
 
 class Source(msgspec.Struct, frozen=True, omit_defaults=True):

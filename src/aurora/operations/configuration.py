@@ -55,8 +55,8 @@ class Draft:
             lines.append(f"password = {_inline(self.password)}")
         else:
             lines.append(
-                '# password = {file = "…"}   or AURORA_SOURCE_PASSWORD_FILE, …_COMMAND, PGPASSWORD, '
-                "~/.pgpass; else it is asked for"
+                '# password = {file = "…"}   or AURORA_SOURCE_PASSWORD_FILE, …_COMMAND, '
+                "PGPASSWORD, ~/.pgpass; else it is asked for"
             )
         lines += ["", *_storage("primary", self.primary)]
         if self.secondary is not None:

@@ -23,13 +23,14 @@ from aurora.engines.logical.target import (
     finish,
     look_at,
     maintenance,
+    near,
     take_place,
 )
 from aurora.errors import CheckFailed, Incomplete, TargetNotEmpty, TargetUnfit, UsageError
 from aurora.events import EventSink, Noted, PhaseBegun, Warned
 from aurora.operations.content import Backup, RepositorySource
 from aurora.operations.reports import RestoreReport, TableResult
-from aurora.postgres.server import open_control, require_usable
+from aurora.postgres.server import require_usable
 from aurora.units import format_size
 
 Mode = Literal["new", "empty", "swap", "direct"]
@@ -64,7 +65,7 @@ class RestorePlan:
         """The database that is filled."""
         if self.mode == "direct":
             return self.state.name
-        return aside_name(self.state.name, f"aurora_{self.restore_id[-6:].replace('-', '')}")
+        return aside_name(self.state.name, f"aurora_{self.restore_id[-4:]}")
 
     @property
     def old_name(self) -> str:
@@ -309,7 +310,10 @@ def _restore_roles(plan: RestorePlan, report: RestoreReport, sink: EventSink) ->
     with maintenance(plan.state.info) as conn:
         applied = system.apply_globals(conn, text)
     report.refusals += list(applied.refused)
-    report.notes += list(applied.kept)
+    if applied.kept:
+        report.notes.append(
+            f"roles that were there keep their attributes and passwords: {', '.join(applied.kept)}"
+        )
     without = system.roles_without_password(text)
     if without:
         report.notes.append(f"roles restored without a password (set one): {', '.join(without)}")
@@ -336,8 +340,7 @@ def _require_version(snapshot: Snapshot, state: TargetState) -> None:
 
 
 def _require_extensions(snapshot: Snapshot, state: TargetState, options: RestoreOptions) -> None:
-    info = state.info if state.exists else state.info.with_dbname("postgres")
-    with open_control(info, what="target") as conn:
+    with near(state) as conn:
         available = {
             str(row[0])
             for row in conn.execute("SELECT name FROM pg_catalog.pg_available_extensions")
@@ -354,7 +357,6 @@ def _require_extensions(snapshot: Snapshot, state: TargetState, options: Restore
 
 def _missing_roles(snapshot: Snapshot, state: TargetState) -> list[str]:
     owners = {table.owner for table in snapshot.tables} | {snapshot.source.database.owner}
-    info = state.info if state.exists else state.info.with_dbname("postgres")
-    with open_control(info, what="target") as conn:
+    with near(state) as conn:
         there = {str(row[0]) for row in conn.execute("SELECT rolname FROM pg_catalog.pg_roles")}
     return sorted(owners - there)

@@ -11,15 +11,16 @@ from typing import Literal
 
 from aurora import clock
 from aurora.engines.base import Sequence_, Table
-from aurora.engines.logical.build import set_sequences
+from aurora.engines.logical.build import refresh_views, set_sequences
 from aurora.engines.logical.copyin import open_loader
+from aurora.engines.logical.entries import entries_of, entries_of_schema
 from aurora.engines.logical.names import Connection, quoted, shown
 from aurora.engines.logical.onetable import (
     Existing,
     create_copy,
     create_tables,
+    dependents_of,
     entries_of,
-    incoming_keys,
     look_at_existing,
     replace_rows,
 )
@@ -185,10 +186,12 @@ def run_restore_table(
                         conn,
                         archive,
                         _with_schema(conn, listing, plan, archive),
-                        incoming_keys(listing, archive.document, oids),
+                        dependents_of(listing, archive.document, plan.tables),
                         plan.tables, data, source, cancel,
                     )  # fmt: skip
                     report.rows, report.refusals = outcome.rows, outcome.refusals
+                    report.notes = outcome.notes
+                    report.refusals += refresh_views(conn, _made_again(plan, conn))
                 case "replace":
                     existing = _existing(conn, plan.root)
                     report.rows = replace_rows(conn, existing, plan.tables, data, source, cancel)
@@ -311,8 +314,8 @@ def _require_columns(conn: Connection, root: Table, tables: Sequence[Table]) -> 
 
 def _existing(conn: Connection, root: Table) -> Existing:
     rows = conn.execute(
-        "SELECT relid::oid::bigint FROM pg_catalog.pg_partition_tree(%s::regclass)"
-        " UNION SELECT %s::regclass::oid::bigint",
+        "SELECT relid::oid::bigint, level FROM pg_catalog.pg_partition_tree(%s::regclass)"
+        " UNION SELECT %s::regclass::oid::bigint, 0 ORDER BY 2",
         (quoted(root.schema, root.name),) * 2,
     ).fetchall()
     return look_at_existing(conn, root, [int(str(row[0])) for row in rows])
@@ -332,10 +335,7 @@ def _with_schema(
         "SELECT pg_catalog.to_regnamespace(%s) IS NULL", (quoted(plan.root.schema),)
     ).fetchone()
     if row and row[0]:
-        first = [
-            e for e in listing if e.kind == "SCHEMA" and e.tag.split(" ")[1:2] == [plan.root.schema]
-        ]
-        entries = first + entries
+        return entries_of_schema(listing, archive, plan.root.schema) + entries
     return entries
 
 

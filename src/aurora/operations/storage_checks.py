@@ -12,17 +12,8 @@ from aurora.storage.base import Storage
 from aurora.storage.probe import probe
 from aurora.units import format_size
 
-# What a probe proved, for one line; a finding that is not ok is told in full.
-_SHORT = {
-    "probe-create-only": "conditional puts tried",
-    "probe-write": "writes",
-    "probe-read": "reads back",
-    "probe-missing": "tells what is absent",
-    "probe-list": "lists at once",
-    "probe-names": "keeps names",
-    "probe-clock": "clock agrees",
-    "probe-delete": "deletes",
-}
+# Told in full even when all is well: what differs between good storages.
+_TELLING = frozenset({"probe-durability", "probe-large"})
 _SCARCE = 1 << 30  # bytes
 
 
@@ -32,16 +23,17 @@ def check_storage(place: str, storage: Storage, *, needed: int | None = None) ->
     Raises StorageError where it cannot be used at all.
     """
     report = probe(storage)
-    kept: list[str] = []
+    telling: list[str] = []
     for finding in report.findings:
         if finding.level is Level.OK:
-            kept.append(_SHORT.get(finding.code, finding.message))
+            telling += [finding.message] if finding.code in _TELLING else []
         else:
             yield replace(
                 finding, code=f"{place}-{finding.code}", message=f"{place}: {finding.message}"
             )
     if report.ok:
-        yield good(f"{place}-probe", f"{place} {storage.url}: {', '.join(kept)}")
+        told = "".join(f"; {fact}" for fact in telling)
+        yield good(f"{place}-probe", f"{place} {storage.url} keeps what it promises{told}")
     else:
         yield failed(
             f"{place}-unfit",

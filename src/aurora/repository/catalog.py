@@ -73,11 +73,8 @@ class Catalog:
         names = sorted(sizes)
         with self._lock:
             unread = [name for name in names if name not in self._entries]
-        for (_, backup), refs in self.read_all(unread):
-            # What was read is remembered; damage is not, since healing may mend it.
-            if isinstance(refs, Refs):
-                with self._lock:
-                    self._entries[refs.database, backup] = entry_of(refs)
+        for _ in self.read_all(unread):
+            pass  # refs() remembers what was read; not damage, since healing may mend it
         with self._lock:
             held = {name: self._entries.get(name) for name in names}
         found = [_checked(held[name], name, sizes[name]) for name in names]
@@ -90,12 +87,15 @@ class Catalog:
     def refs(self, database: str, backup: str) -> Refs:
         """The refs of one backup. Raises ObjectMissing, ObjectDamaged, StorageError."""
         name = refs_name(database, backup)
-        return self._reader.fetch(
+        refs = self._reader.fetch(
             name,
             lambda stored: read_refs(
                 stored, name=name, repository_id=self._repository_id, mac_key=self._mac_key
             ),
         )
+        with self._lock:
+            self._entries[database, backup] = entry_of(refs)
+        return refs
 
     def read_all(
         self, names: Iterable[tuple[str, str]]

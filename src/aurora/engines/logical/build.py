@@ -150,7 +150,8 @@ def refresh_views(conn: Connection, tables: Sequence[Table]) -> list[str]:
         for view in waiting:
             statement = f"REFRESH MATERIALIZED VIEW {quoted(view.schema, view.name)}"
             try:
-                conn.execute(statement.encode())
+                with conn.transaction():
+                    conn.execute(statement.encode())
             except psycopg.Error as error:
                 if conn.closed:
                     raise TargetRefused(f"the target was lost: {error}") from error

@@ -224,6 +224,22 @@ def read_references(conn: Connection) -> dict[str, int]:
     return {f"{classid}:{oid}": table for classid, oid, table in found}
 
 
+def read_views(conn: Connection) -> dict[str, tuple[int, ...]]:
+    """Views and materialized views, keyed as the members are, and what they read."""
+    found = _rows(
+        conn,
+        "SELECT 'pg_class'::regclass::oid::bigint, v.oid::bigint,"
+        " array_agg(DISTINCT d.refobjid::bigint)"
+        " FROM pg_catalog.pg_rewrite r"
+        " JOIN pg_catalog.pg_class v ON v.oid = r.ev_class AND v.relkind IN ('v', 'm')"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace"
+        " JOIN pg_catalog.pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid"
+        "  AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> v.oid"
+        " WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') GROUP BY 1, 2",
+    )
+    return {f"{classid}:{oid}": tuple(reads) for classid, oid, reads in found}
+
+
 def read_not_valid(conn: Connection) -> list[str]:
     """Constraints that were never validated, as ``schema.table: name``."""
     return [

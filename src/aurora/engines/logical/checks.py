@@ -72,10 +72,16 @@ def check_database(
     report = CheckReport()
     by_oid = {table.oid: table for table in expected.tables}
     wanted = {(by_oid[d.oid].schema, by_oid[d.oid].name): d for d in data if d.oid in by_oid}
-    with hold_snapshot(dsn) as held:
-        there = {(t.schema, t.name): t for t in held.tables}
+    with hold_snapshot(dsn, side="target") as held:
+        hidden = held.catalog.unreadable
+        there = {(t.schema, t.name): t for t in held.tables if t.oid not in hidden}
+        report.problems += [
+            f"{shown(t.schema, t.name)} cannot be read: {hidden[t.oid]}"
+            for t in held.tables
+            if t.oid in hidden and (t.schema, t.name) in wanted
+        ]
         tables = [table for key, table in there.items() if key in wanted]
-        shared = Shared(dsn, held.exported, held.facts.version_num, cancel)
+        shared = Shared(dsn, held.exported, held.facts.version_num, cancel, side="target")
         found = _sums(shared, tables, chunk_bytes, jobs, progress)
         for key, data_expected in sorted(wanted.items()):
             table = there.get(key)

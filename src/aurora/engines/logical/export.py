@@ -17,6 +17,7 @@ from aurora.engines.logical.catalog import (
     read_members,
     read_not_valid,
     read_references,
+    read_views,
     unreadable_sequences,
 )
 from aurora.engines.logical.checksum import ROW_HASH
@@ -78,13 +79,14 @@ def export(
                 with translated("source", doing="finishing the snapshot"):
                     members = read_members(held.connection, [t.oid for t in held.tables])
                     references = read_references(held.connection)
+                    views = read_views(held.connection)
                     not_valid = read_not_valid(held.connection)
             except BaseException:
                 cancel.set()
                 raise
         snapshot = Snapshot(
             source=held.source,
-            archive=SchemaArchive(archive.tool, archive.pieces, members, references),
+            archive=SchemaArchive(archive.tool, archive.pieces, members, references, views),
             globals=roles,
             tables=held.tables,
             sequences=tuple(held.sequences()),

@@ -16,7 +16,6 @@ from aurora.engines.base import (
     BufferSource,
     Column,
     RowsSum,
-    SchemaArchive,
     Table,
     TableData,
     total_rows,
@@ -41,93 +40,33 @@ class TableOutcome:
     notes: list[str] = field(default_factory=list)
 
 
-def entries_of(
-    listing: Sequence[Entry], archive: SchemaArchive, tables: Sequence[Table]
-) -> list[Entry]:
-    """The archive's entries that make *tables*, in the order of restore."""
-    oids = {table.oid for table in tables}
-    own = {e.dump_id for e in listing if archive.members.get(e.key) in oids and e.oid}
-    # Grants, comments and attachments carry no oid in the listing: they go by their words.
-    subjects: set[tuple[str, str]] = set()
-    attached: set[tuple[str, str]] = set()
-    for table in tables:
-        subjects |= {(table.schema, f"TABLE {table.name}")}
-        attached |= {("TABLE ATTACH", f"{table.schema} {table.name} {table.owner}")}
-    for entry in listing:
-        if entry.dump_id not in own:
-            continue
-        if entry.kind == "INDEX":
-            attached.add(("INDEX ATTACH", entry.tag))
-            subjects.add(_subject(entry, "INDEX"))
-        elif entry.kind == "SEQUENCE":
-            subjects.add(_subject(entry, "SEQUENCE"))
-        elif entry.kind == "CONSTRAINT":
-            for table in tables:
-                prefix = f"{table.schema} {table.name} "
-                if entry.tag.startswith(prefix):
-                    attached.add(("INDEX ATTACH", f"{table.schema} {entry.tag[len(prefix) :]}"))
-    return [
-        e
-        for e in listing
-        if e.dump_id in own
-        or (e.kind, e.tag) in attached
-        or (e.kind in ("ACL", "COMMENT", "SECURITY LABEL") and _is_about(e, subjects, tables))
-    ]
-
-
-def _subject(entry: Entry, kind: str) -> tuple[str, str]:
-    schema, _, rest = entry.tag.partition(" ")
-    return schema, f"{kind} {rest.rpartition(' ')[0]}"
-
-
-def _is_about(entry: Entry, subjects: set[tuple[str, str]], tables: Sequence[Table]) -> bool:
-    schema, _, rest = entry.tag.partition(" ")
-    words = rest.rpartition(" ")[0]
-    if (schema, words) in subjects:
-        return True
-    return any(
-        schema == table.schema
-        and (
-            words.endswith(f" ON {table.name}")
-            or words.startswith(
-                (
-                    f"COLUMN {table.name}.",
-                    f"CONSTRAINT {table.name} ",
-                    f"TRIGGER {table.name} ",
-                    f"POLICY {table.name} ",
-                )
-            )
-        )
-        for table in tables
-    )
-
-
-def incoming_keys(listing: Sequence[Entry], archive: SchemaArchive, oids: set[int]) -> list[Entry]:
-    """Foreign keys of other tables that refer to *oids*: a DROP … CASCADE took them too."""
-    return [
-        entry
-        for entry in listing
-        if archive.references.get(entry.key) in oids and archive.members.get(entry.key) not in oids
-    ]
-
-
 _HEADER = re.compile(
-    r"^--\n-- Name: .*; Type: (?P<type>[A-Z ]+); Schema: .*; Owner: .*\n--\n", re.MULTILINE
+    r"^--\n-- Name: (?P<name>.*); Type: (?P<type>[A-Z ]+); Schema: .*; Owner: .*\n--\n",
+    re.MULTILINE,
 )
 
 
-def split_script(script: str, *, version_num: int) -> list[tuple[str, str]]:
-    """A script of table entries as (kind, SQL) pairs; the settings before them come first."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One entry of a script."""
+
+    kind: str
+    name: str
+    sql: str
+
+
+def split_script(script: str, *, version_num: int) -> list[Part]:
+    """A script of table entries taken apart; the settings before them come first."""
     text = re.sub(r"^\\(un)?restrict \S+$", "", script, flags=re.MULTILINE)
     if version_num < 170000:
         text = text.replace("SET transaction_timeout = 0;\n", "", 1)
-    parts: list[tuple[str, str]] = []
-    position, kind = 0, "SETTINGS"
+    parts: list[Part] = []
+    position, kind, name = 0, "SETTINGS", ""
     for match in _HEADER.finditer(text):
-        parts.append((kind, text[position : match.start()]))
-        position, kind = match.end(), match["type"].strip()
-    parts.append((kind, text[position:]))
-    return [(kind, sql) for kind, sql in parts if sql.strip()]
+        parts.append(Part(kind, name, text[position : match.start()]))
+        position, kind, name = match.end(), match["type"].strip(), match["name"]
+    parts.append(Part(kind, name, text[position:]))
+    return [part for part in parts if part.sql.strip()]
 
 
 def create_tables(
@@ -142,7 +81,7 @@ def create_tables(
 ) -> TableOutcome:
     """Make *tables* with all that belongs to them, in the transaction *conn* is in.
 
-    *others* are entries of other tables that may fail (foreign keys that refer here).
+    *others* are entries of other objects that may fail (views, foreign keys that refer here).
 
     Raises:
         TargetRefused: an essential statement failed.
@@ -150,11 +89,13 @@ def create_tables(
     """
     outcome = TableOutcome()
     before, after = _halves(entries)
-    _run_script(conn, archive, before, outcome)
+    _run_script(conn, archive, before, outcome, essential=True)
     outcome.rows = _load(conn, tables, data, source, cancel)
     check_rows(conn, tables, data)
-    _run_script(conn, archive, after, outcome)
-    _run_script(conn, archive, others, outcome)
+    _run_script(conn, archive, after, outcome, essential=True)
+    made = _run_script(conn, archive, others, outcome, essential=False)
+    if made:
+        outcome.notes.append(f"also restored what hangs on it: {', '.join(made)}")
     return outcome
 
 
@@ -164,26 +105,43 @@ def _halves(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
 
 
 def _run_script(
-    conn: Connection, archive: Archive, entries: Sequence[Entry], outcome: TableOutcome
-) -> None:
+    conn: Connection,
+    archive: Archive,
+    entries: Sequence[Entry],
+    outcome: TableOutcome,
+    *,
+    essential: bool,
+) -> list[str]:
+    """Run the entries one by one; what was made, for people.
+
+    What is there already is left as it is. Raises TargetRefused for an essential one.
+    """
     if not entries:
-        return
-    for kind, sql in split_script(archive.script(entries), version_num=conn.info.server_version):
+        return []
+    made: list[str] = []
+    for part in split_script(archive.script(entries), version_num=conn.info.server_version):
         try:
             with conn.transaction():
-                conn.execute(sql.encode())
+                conn.execute(part.sql.encode())
+            if part.kind in ("VIEW", "MATERIALIZED VIEW", "FK CONSTRAINT"):
+                made.append(f"{part.kind.lower()} {part.name}")
+        except (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject) as error:
+            if essential and part.kind in _ESSENTIAL:
+                raise _refused(part, error) from error
         except psycopg.Error as error:
-            said = str(error.diag.message_primary)
-            if kind == "SEQUENCE" and isinstance(error, psycopg.errors.DuplicateTable):
-                continue  # it outlived its table
-            if kind in _ESSENTIAL or conn.closed:
-                raise TargetRefused(
-                    f"the target refused {kind.lower()}: {said}",
-                    hint="Nothing was changed. What the table needs (types, functions, other "
-                    "tables, roles) must be there first, or restore the whole database.",
-                ) from error
-            first = next((x for x in sql.splitlines() if x and not x.startswith("SET ")), kind)
-            outcome.refusals.append(f"{kind}: {first.strip()}: {said}")
+            if conn.closed or (essential and part.kind in _ESSENTIAL):
+                raise _refused(part, error) from error
+            said = error.diag.message_primary
+            outcome.refusals.append(f"{part.kind} {part.name}: {said}")
+    return made
+
+
+def _refused(part: Part, error: psycopg.Error) -> TargetRefused:
+    return TargetRefused(
+        f"the target refused {part.kind.lower()} {part.name}: {error.diag.message_primary}",
+        hint="Nothing was changed. What the table needs (types, functions, other tables, roles) "
+        "must be there first, or restore the whole database.",
+    )
 
 
 def _load(
@@ -239,17 +197,25 @@ class Existing:
     comments: tuple[tuple[str, str, str], ...] = ()  # (table as SQL, constraint, comment)
 
 
+# A key that refers to a partition's parent guards the partition too; it is dropped and made
+# at its root, where it was made.
 _INCOMING = """
+WITH RECURSIVE up AS (
+    SELECT oid, conparentid FROM pg_catalog.pg_constraint
+    WHERE contype = 'f' AND confrelid = ANY (%s::oid[])
+  UNION
+    SELECT p.oid, p.conparentid FROM pg_catalog.pg_constraint p JOIN up ON p.oid = up.conparentid
+)
 SELECT c.conrelid::regclass::text, c.conname, pg_catalog.pg_get_constraintdef(c.oid),
        COALESCE(pg_catalog.obj_description(c.oid, 'pg_constraint'), '')
-FROM pg_catalog.pg_constraint c
-WHERE c.contype = 'f' AND c.conparentid = 0 AND c.confrelid = ANY (%s::oid[])
-ORDER BY c.oid
+FROM pg_catalog.pg_constraint c JOIN up USING (oid) WHERE c.conparentid = 0 ORDER BY c.oid
 """
+# Parents first, and disabled ones too: what is done to a parent's trigger reaches its
+# partitions, whose own state is then set again.
 _TRIGGERS = """
 SELECT t.tgrelid::regclass::text, t.tgname, t.tgenabled::text FROM pg_catalog.pg_trigger t
-WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgparentid = 0
-  AND t.tgrelid = ANY (%s::oid[])
+WHERE NOT t.tgisinternal AND t.tgrelid = ANY (%s::oid[])
+ORDER BY pg_catalog.array_position(%s::oid[], t.tgrelid), t.tgname
 """
 _RULES = """
 SELECT r.ev_class::regclass::text, r.rulename, r.ev_enabled::text FROM pg_catalog.pg_rewrite r
@@ -262,10 +228,14 @@ WHERE c.relforcerowsecurity AND c.oid = ANY (%s::oid[])
 
 
 def look_at_existing(conn: Connection, table: Table, tree: Sequence[int]) -> Existing:
-    """What hangs on *table*; *tree* are the oids of it and of its partitions on the target."""
+    """What hangs on *table*.
+
+    *tree* are the oids of it and of its partitions on the target, parents first.
+    """
 
     def rows(query: str) -> list[tuple[str, ...]]:
-        return [tuple(map(str, row)) for row in conn.execute(query.encode(), (list(tree),))]
+        oids = [list(tree)] * query.count("%s")
+        return [tuple(map(str, row)) for row in conn.execute(query.encode(), oids)]
 
     with translated("target", doing=f"looking at {shown(table.schema, table.name)}"):
         incoming = rows(_INCOMING)
@@ -279,7 +249,7 @@ def look_at_existing(conn: Connection, table: Table, tree: Sequence[int]) -> Exi
         )
 
 
-_ENABLE = {"O": "ENABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
+_ENABLE = {"O": "ENABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS", "D": "DISABLE"}
 
 
 def replace_rows(
@@ -309,8 +279,8 @@ def replace_rows(
         through = [_through(existing.table, table) for table in tables]
         rows = _load(conn, through, data, source, cancel)
         _check_tree(conn, existing.table, tables, data)
+        conn.execute("SET CONSTRAINTS ALL IMMEDIATE")  # no table with a check ahead is altered
         _put_back(conn, existing)
-        conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
     return rows
 
 
@@ -322,7 +292,11 @@ def _through(root: Table, table: Table) -> Table:
 def _put_aside(existing: Existing) -> list[str]:
     # TRIGGER USER would need no list, but putting back would lose ALWAYS and REPLICA.
     return [
-        *(f"ALTER TABLE {t} DISABLE TRIGGER {quoted(n)}" for t, n, _ in existing.triggers),
+        *(
+            f"ALTER TABLE {t} DISABLE TRIGGER {quoted(n)}"
+            for t, n, state in existing.triggers
+            if state != "D"
+        ),
         *(f"ALTER TABLE {t} DISABLE RULE {quoted(n)}" for t, n, _ in existing.rules),
         *(f"ALTER TABLE {t} NO FORCE ROW LEVEL SECURITY" for t in existing.forced_security),
         *(f"ALTER TABLE {t} DROP CONSTRAINT {quoted(n)}" for t, n, _ in existing.incoming),

@@ -18,7 +18,7 @@ from aurora.engines.logical.catalog import Catalog, read_catalog, read_database,
 from aurora.engines.logical.names import Connection, pin_output, quoted, shown
 from aurora.errors import SourceChanged, SourcePrivilege, SourceUnsupported, UsageError
 from aurora.postgres.conninfo import ConnInfo
-from aurora.postgres.errors import translated
+from aurora.postgres.errors import Side, translated
 from aurora.postgres.server import ServerFacts, inspect_server, open_control, require_usable
 
 _LOCK_BATCH = 200
@@ -45,7 +45,7 @@ class HeldSnapshot:
 
 @contextmanager
 def hold_snapshot(
-    dsn: str, *, lock_timeout: float = 10.0, skip: Sequence[str] = ()
+    dsn: str, *, lock_timeout: float = 10.0, skip: Sequence[str] = (), side: Side = "source"
 ) -> Iterator[HeldSnapshot]:
     """Lock every table against DDL, take one snapshot, export it.
 
@@ -53,6 +53,8 @@ def hold_snapshot(
         lock_timeout: seconds to wait for a table that somebody has locked; while we wait,
             others queue behind us, so it is short.
         skip: ``schema.table`` names to leave out, with the tables below them.
+        side: which end this is, for the words of errors. Tables that the role may not read
+            are refused at the source; on a target they stay in ``catalog.unreadable``.
 
     Raises:
         SourcePrivilege: tables that the role may not read, all of them named at once.
@@ -60,16 +62,17 @@ def hold_snapshot(
         SourceUnsupported: a standby, a pooler, an old server.
         SourceUnreachable: no connection.
     """
-    with open_control(dsn) as conn, translated("source", doing="taking the snapshot"):
+    with open_control(dsn, what=side) as conn, translated(side, doing="taking the snapshot"):
         facts = inspect_server(conn)
-        require_usable(facts)
+        require_usable(facts, side)
         pin_output(conn)
         for _ in range(_ATTEMPTS):
             before = read_catalog(conn)
             wanted, skipped = _choose(before, skip)
-            _refuse_unreadable(before, wanted)
+            if side == "source":
+                _refuse_unreadable(before, wanted)
             conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            _lock(conn, wanted, lock_timeout)
+            _lock(conn, [t for t in wanted if t.oid not in before.unreadable], lock_timeout)
             exported, snapshot, lsn, at = _take(conn)
             after = read_catalog(conn)
             if after.fingerprint == before.fingerprint:

@@ -44,7 +44,7 @@ class Applied:
 
     done: int
     refused: tuple[str, ...]  # "statement: reason", without any password
-    kept: tuple[str, ...]  # what was there already and stayed as it was
+    kept: tuple[str, ...]  # roles that were there already and stayed as they were
 
 
 def dump_globals(dsn: str, facts: ServerFacts, *, cancel: threading.Event | None = None) -> bytes:
@@ -96,7 +96,7 @@ def apply_globals(conn: Connection, text: str) -> Applied:
             continue
         if statement.startswith("CREATE ROLE"):
             if role in existing:
-                kept.append(f"role {role} exists, its attributes and password stay as they are")
+                kept.append(role)
                 continue
             created.add(role)
         elif _ATTRIBUTES.match(statement) and role not in created:

@@ -9,7 +9,7 @@ was left unfinished by a killed restore carries the mark and is swept by the nex
 import contextlib
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import psycopg
@@ -123,6 +123,11 @@ def maintenance(info: ConnInfo) -> Iterator[Connection]:
             yield conn
         return
     raise last or TargetUnfit("no maintenance database on the target server")
+
+
+def near(state: TargetState) -> AbstractContextManager[Connection]:
+    """A connection to the target's database, or to its server while there is none."""
+    return open_control(state.info, what="target") if state.exists else maintenance(state.info)
 
 
 def aside_name(name: str, suffix: str) -> str:

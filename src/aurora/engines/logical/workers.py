@@ -19,7 +19,7 @@ import asyncpg
 from aurora.engines.logical.names import settings_sql
 from aurora.errors import AuroraError, Cancelled, SourceUnreachable
 from aurora.postgres.conninfo import ConnInfo
-from aurora.postgres.errors import is_disconnect, translate
+from aurora.postgres.errors import Side, is_disconnect, translate
 
 _TRIES = 4
 
@@ -37,6 +37,7 @@ class Shared:
     snapshot: str  # exported by the coordinator
     version_num: int
     cancel: threading.Event
+    side: Side = "source"
 
     def raise_if_cancelled(self) -> None:
         """Raise Cancelled when somebody stopped the run."""
@@ -73,7 +74,7 @@ def run_workers(
 
     def reworded(error: BaseException, item: Item) -> AuroraError:
         better = explain(error, item) if explain else None
-        return better or translate(error, "source", doing=f"reading {name(item)}")
+        return better or translate(error, shared.side, doing=f"reading {name(item)}")
 
     def run() -> None:
         worker = _Worker(shared)

@@ -1,0 +1,119 @@
+"""Which entries of a schema archive make a table, and which belong to other things.
+
+Most entries name a catalog row, and the archive's document knows the table of each. Grants,
+comments, attachments and the ownership of sequences name none: they are found by their
+words, which are put together here exactly as ``pg_dump`` does from the names that are
+known. Taking its line apart would fail, since each name in it may hold blanks.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from aurora.engines.base import SchemaArchive, Table
+from aurora.engines.logical.schema import Archive, Entry
+
+_ABOUT = ("ACL", "COMMENT", "SECURITY LABEL")
+_NAMED_ON_TABLE = ("CONSTRAINT ", "TRIGGER ", "POLICY ", "RULE ")
+_NAMED_ALONE = ("INDEX", "SEQUENCE", "STATISTICS")
+
+
+def entries_of(
+    listing: Sequence[Entry], archive: SchemaArchive, tables: Sequence[Table]
+) -> list[Entry]:
+    """The archive's entries that make *tables*, in the order of restore."""
+    by_oid = {table.oid: table for table in tables}
+    own: set[int] = set()
+    subjects: set[str] = set()  # tags of what a grant or comment may be about
+    partners: set[tuple[str, str]] = set()  # kind and tag
+    for table in tables:
+        subjects |= set(_tags_of_table(table))
+        partners.add(("TABLE ATTACH", _tag(table, table.name)))
+    for entry in listing:
+        table_of = by_oid.get(archive.members.get(entry.key, 0))
+        if entry.kind == "ROW SECURITY":  # it names the table's row, but not which catalog's
+            table_of = by_oid.get(entry.oid)
+        if table_of is None or not entry.oid:
+            continue
+        own.add(entry.dump_id)
+        words = _words(entry, table_of)
+        if entry.kind in _NAMED_ALONE:
+            subjects.add(_tag(table_of, f"{entry.kind} {words}"))
+        if entry.kind == "INDEX":
+            partners.add(("INDEX ATTACH", entry.tag))
+        elif entry.kind == "SEQUENCE":
+            partners.add(("SEQUENCE OWNED BY", entry.tag))
+        elif entry.kind == "CONSTRAINT":
+            constraint = words.removeprefix(f"{_line(table_of.name)} ")
+            partners.add(("INDEX ATTACH", _tag(table_of, constraint)))
+    return [
+        entry
+        for entry in listing
+        if entry.dump_id in own
+        or (entry.kind, entry.tag) in partners
+        or (entry.kind in _ABOUT and _is_about(entry, subjects, tables))
+    ]
+
+
+def incoming_keys(
+    listing: Sequence[Entry], archive: SchemaArchive, tables: Sequence[Table], oids: set[int]
+) -> list[Entry]:
+    """Foreign keys of other tables that refer to *oids*, with their comments.
+
+    A ``DROP … CASCADE`` took them too. *tables* are all of the backup.
+    """
+    by_oid = {table.oid: table for table in tables}
+    keys: set[int] = set()
+    comments: set[str] = set()
+    for entry in listing:
+        table = by_oid.get(archive.members.get(entry.key, 0))
+        if table is None or table.oid in oids or archive.references.get(entry.key) not in oids:
+            continue
+        keys.add(entry.dump_id)
+        name = _words(entry, table).removeprefix(f"{_line(table.name)} ")
+        comments.add(_tag(table, f"CONSTRAINT {name} ON {table.name}"))
+    return [e for e in listing if e.dump_id in keys or (e.kind == "COMMENT" and e.tag in comments)]
+
+
+def entries_of_schema(listing: Sequence[Entry], archive: Archive, schema: str) -> list[Entry]:
+    """What makes *schema* itself, with its grants and comment."""
+    start = f"- {_line(schema)} "
+    for entry in listing:
+        if entry.kind != "SCHEMA" or not entry.tag.startswith(start):
+            continue
+        if f"\n-- Name: {_line(schema)}; Type: SCHEMA;" in archive.script([entry]):
+            about = f"- SCHEMA {entry.tag.removeprefix('- ')}"
+            return [entry, *(e for e in listing if e.kind in _ABOUT and e.tag == about)]
+    return []
+
+
+def _tags_of_table(table: Table) -> Iterator[str]:
+    yield _tag(table, f"TABLE {table.name}")
+    for column in table.columns:
+        yield _tag(table, f"COLUMN {table.name}.{column.name}")
+
+
+def _is_about(entry: Entry, subjects: set[str], tables: Sequence[Table]) -> bool:
+    if entry.tag in subjects:
+        return True
+    return any(
+        entry.tag.endswith(f" ON {_line(table.name)} {_line(table.owner)}")
+        and _words(entry, table).startswith(_NAMED_ON_TABLE)
+        for table in tables
+    )
+
+
+def _tag(table: Table, words: str) -> str:
+    """The tag of something in the table's schema that the table's owner owns."""
+    return _line(f"{table.schema} {words} {table.owner}")
+
+
+def _words(entry: Entry, table: Table) -> str:
+    """A tag without schema and owner; empty where they are not the table's."""
+    start, end = f"{_line(table.schema)} ", f" {_line(table.owner)}"
+    if not (entry.tag.startswith(start) and entry.tag.endswith(end)):
+        return ""
+    return entry.tag[len(start) : -len(end)]
+
+
+def _line(name: str) -> str:
+    """A name as it stands in a listing: line ends are blanks there."""
+    return name.replace("\n", " ").replace("\r", " ")
