@@ -334,6 +334,7 @@ def init_options(aurora: Aurora, config: Path, *, npm: Path | None) -> Options:
         secondary=_draft("secondary", settings.secondary, base) if settings.secondary else None,
         npm=npm,
         jobs=settings.backup.jobs,
+        skip=settings.backup.skip,
     )
 
 

@@ -46,6 +46,14 @@ ALTER TABLE orders ENABLE ALWAYS TRIGGER always, ENABLE REPLICA TRIGGER replica,
 CREATE RULE nothing AS ON UPDATE TO orders WHERE OLD.id < 0 DO INSTEAD NOTHING;
 ALTER TABLE orders REPLICA IDENTITY FULL;
 CREATE PUBLICATION p FOR TABLE orders, lines;
+CREATE VIEW paid AS SELECT id, total FROM orders WHERE state = 'paid';
+CREATE VIEW of_paid WITH (security_invoker = true) AS SELECT count(*) FROM paid;
+GRANT SELECT ON paid TO PUBLIC; COMMENT ON VIEW paid IS 'paid ones';
+CREATE MATERIALIZED VIEW sums AS SELECT customer, sum(total) AS total FROM orders GROUP BY 1;
+CREATE UNIQUE INDEX ON sums (customer); GRANT SELECT ON sums TO PUBLIC;
+COMMENT ON MATERIALIZED VIEW sums IS 'sums'; COMMENT ON COLUMN sums.total IS 'of orders';
+CREATE MATERIALIZED VIEW unfilled AS SELECT * FROM sums WITH NO DATA;
+CREATE VIEW unrelated AS SELECT * FROM customers;
 """
 
 

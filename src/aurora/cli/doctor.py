@@ -30,7 +30,8 @@ def doctor(
             shown.print(*findings([finding]))
 
         tell(good("config", f"configuration {run.config_path(context)}, source {aurora.database}"))
-        for finding in examine(aurora, jobs=aurora.settings.backup.jobs):
+        backup = aurora.settings.backup
+        for finding in examine(aurora, jobs=backup.jobs, skip=backup.skip):
             tell(finding)
         count = Counter(finding.level for finding in found)
         bad = worst(found) is Level.ERROR

@@ -17,7 +17,11 @@ def ask_secret(question: str) -> str | None:
     """Ask without echo; None where nobody can answer. An :data:`aurora.wiring.Ask`."""
     if not interactive():
         return None
-    return getpass.getpass(f"{question}: ", stream=sys.stderr)
+    try:
+        return getpass.getpass(f"{question}: ", stream=sys.stderr)
+    except (KeyboardInterrupt, EOFError):
+        typer.echo(err=True)  # what follows begins on a line of its own
+        raise
 
 
 def ask_new_secret(question: str) -> str | None:

@@ -110,11 +110,10 @@ class TerminalSurface:
             self._tracker.see(event)
             match event:
                 case PhaseBegun(phase, total, _):
-                    self._end_task()
-                    self._task = self._progress.add_task(escape(phase), total=total)
+                    self._begin_task(phase, total)
                 case Advanced(phase):
                     if self._task is None:
-                        self._task = self._progress.add_task(escape(phase), total=None)
+                        self._begin_task(phase, None)
                     self._progress.update(self._task, completed=self._tracker.done)
                 case PhaseEnded(phase, summary):
                     self._end_task()
@@ -126,10 +125,17 @@ class TerminalSurface:
                     if hint:
                         self._line(" ", hint)
 
+    def _begin_task(self, phase: str, total: int | None) -> None:
+        # Live only while a phase runs: in between somebody may be asked for a secret.
+        self._end_task()
+        self._progress.start()
+        self._task = self._progress.add_task(escape(phase), total=total)
+
     def _end_task(self) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
+            self._progress.stop()
 
     def _line(self, sign: str, text: str) -> None:
         self._console.print(f"{sign} {escape(text)}")
@@ -148,10 +154,8 @@ class TerminalSurface:
     def _pause(self) -> None:
         with self._lock:
             self._end_task()
-        self._progress.stop()
 
     def __enter__(self) -> "TerminalSurface":
-        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -5,7 +5,7 @@ wrong and what to do; the worst of them decides the exit code.
 """
 
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -38,10 +38,10 @@ class Subject(Protocol):
     def secret_files(self) -> list[Path]: ...
 
 
-def examine(subject: Subject, *, jobs: int) -> Iterator[Finding]:
+def examine(subject: Subject, *, jobs: int, skip: Collection[str] = ()) -> Iterator[Finding]:
     """All findings, in the order of looking. Never raises an AuroraError."""
     yield from _check_secret_files(subject)
-    yield from guarded(lambda: check_source(subject.source(), jobs=jobs))
+    yield from guarded(lambda: check_source(subject.source(), jobs=jobs, skip=skip))
     size = _source_size(subject)
     yield from guarded(lambda: check_storage("primary", subject.storage("primary"), needed=size))
     yield from guarded(lambda: _check_primary(subject), about="primary")

@@ -6,7 +6,7 @@ that is there already and opens with the passphrase is kept. Recovery codes are 
 ``reveal`` the moment they exist: they are stored nowhere.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -63,6 +63,7 @@ class Options:
     secondary: StorageDraft | None
     npm: Path | None  # directory of package.json
     jobs: int = 1
+    skip: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +119,7 @@ def plan(subject: Subject, options: Options) -> Plan:
 
 
 def _look(subject: Subject, options: Options) -> Iterator[Finding]:
-    yield from guarded(lambda: check_source(subject.source(), jobs=options.jobs))
+    yield from guarded(lambda: check_source(subject.source(), jobs=options.jobs, skip=options.skip))
     yield from guarded(lambda: check_storage("primary", subject.storage("primary")))
     if options.secondary is not None:
         yield from guarded(lambda: check_storage("secondary", subject.storage("secondary")))

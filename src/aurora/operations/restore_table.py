@@ -13,14 +13,12 @@ from aurora import clock
 from aurora.engines.base import Sequence_, Table
 from aurora.engines.logical.build import refresh_views, set_sequences
 from aurora.engines.logical.copyin import open_loader
-from aurora.engines.logical.entries import entries_of, entries_of_schema
+from aurora.engines.logical.entries import dependents_of, entries_of, entries_of_schema, views_on
 from aurora.engines.logical.names import Connection, quoted, shown
 from aurora.engines.logical.onetable import (
     Existing,
     create_copy,
     create_tables,
-    dependents_of,
-    entries_of,
     look_at_existing,
     replace_rows,
 )
@@ -186,7 +184,9 @@ def run_restore_table(
                         conn,
                         archive,
                         _with_schema(conn, listing, plan, archive),
-                        dependents_of(listing, archive.document, plan.tables),
+                        dependents_of(
+                            listing, archive.document, oids, plan.backup.snapshot.tables
+                        ),
                         plan.tables, data, source, cancel,
                     )  # fmt: skip
                     report.rows, report.refusals = outcome.rows, outcome.refusals
@@ -337,6 +337,22 @@ def _with_schema(
     if row and row[0]:
         return entries_of_schema(listing, archive, plan.root.schema) + entries
     return entries
+
+
+def _made_again(plan: TablePlan, conn: Connection) -> list[Table]:
+    """Materialized views on the table that came back with it, and hold nothing yet."""
+    rows = conn.execute(
+        "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relkind = 'm' AND NOT c.relispopulated"
+    ).fetchall()
+    empty = {(str(schema), str(name)) for schema, name in rows}
+    on_it = views_on(plan.backup.snapshot.archive, {table.oid for table in plan.tables})
+    return [
+        table
+        for table in plan.backup.snapshot.tables
+        if table.oid in on_it and (table.schema, table.name) in empty
+    ]
 
 
 def _advance_sequences(conn: Connection, plan: TablePlan, oids: set[int]) -> int:

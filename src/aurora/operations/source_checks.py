@@ -1,6 +1,6 @@
 """What must be right about the source before a backup: looked at, never changed."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -43,15 +43,18 @@ _ROOM = """
 """
 
 
-def check_source(info: ConnInfo, *, jobs: int) -> Iterator[Finding]:
-    """All findings about the source. Raises SourceError where it cannot even be asked."""
+def check_source(info: ConnInfo, *, jobs: int, skip: Collection[str] = ()) -> Iterator[Finding]:
+    """All findings about the source; tables named in *skip* need not be readable.
+
+    Raises SourceError where it cannot even be asked.
+    """
     with open_control(info) as conn, translated("source", doing="looking at the source"):
         facts = inspect_server(conn)
         require_usable(facts)
         yield _version(facts, info)
         yield _transport(facts, info)
         yield from _role(facts)
-        yield from _privileges(conn, facts)
+        yield from _privileges(conn, facts, skip)
         yield from _room(conn, jobs)
         yield _clock(conn)
         yield _tools(facts)
@@ -124,13 +127,15 @@ def _role(facts: ServerFacts) -> Iterator[Finding]:
         )
 
 
-def _privileges(conn: _Connection, facts: ServerFacts) -> Iterator[Finding]:
+def _privileges(conn: _Connection, facts: ServerFacts, skip: Collection[str]) -> Iterator[Finding]:
     catalog = read_catalog(conn)
     tables = {table.oid: f"{table.schema}.{table.name}" for table in catalog.tables}
     hidden: list[str] = []
     denied: list[str] = []
+    skipped = {oid for oid, name in tables.items() if name in skip}
     for oid, reason in catalog.unreadable.items():
-        (hidden if "row security" in reason else denied).append(tables[oid])
+        if oid not in skipped and not skipped & set(catalog.by_oid[oid].parents):
+            (hidden if "row security" in reason else denied).append(tables[oid])
     sequences = unreadable_sequences(conn)
     if denied:
         yield failed(

@@ -14,6 +14,7 @@ from aurora.engines.logical.schema import Archive, Entry
 _ABOUT = ("ACL", "COMMENT", "SECURITY LABEL")
 _NAMED_ON_TABLE = ("CONSTRAINT ", "TRIGGER ", "POLICY ", "RULE ")
 _NAMED_ALONE = ("INDEX", "SEQUENCE", "STATISTICS")
+_VIEWS = ("TABLE", "VIEW")  # what grants and comments call a view
 
 
 def entries_of(
@@ -53,24 +54,66 @@ def entries_of(
     ]
 
 
-def incoming_keys(
-    listing: Sequence[Entry], archive: SchemaArchive, tables: Sequence[Table], oids: set[int]
+def dependents_of(
+    listing: Sequence[Entry], archive: SchemaArchive, oids: set[int], tables: Sequence[Table]
 ) -> list[Entry]:
-    """Foreign keys of other tables that refer to *oids*, with their comments.
+    """What a ``DROP … CASCADE`` of *oids* took too, in the order of restore.
 
-    A ``DROP … CASCADE`` took them too. *tables* are all of the backup.
+    That is the foreign keys of other tables and the views that stand on them, with grants
+    and comments. *tables* are all of the backup.
     """
+    views = views_on(archive, oids)
+    filled = [table for table in tables if table.oid in views]  # materialized: they have indexes
+    chosen = {entry.dump_id for entry in entries_of(listing, archive, filled)}
+    tags = _tags_of_keys(listing, archive, oids, tables)
+    for entry in listing:
+        if entry.kind == "VIEW" and entry.oid in views:
+            chosen.add(entry.dump_id)
+            tags |= {f"{one} {kind} {two}" for one, two in _parted(entry.tag) for kind in _VIEWS}
+    return [
+        entry
+        for entry in listing
+        if entry.dump_id in chosen
+        or (entry.kind in _ABOUT and entry.tag in tags)
+        or (entry.kind == "FK CONSTRAINT" and _refers(entry, archive, oids))
+    ]
+
+
+def views_on(archive: SchemaArchive, oids: set[int]) -> set[int]:
+    """The views that read *oids*, or read a view that does."""
+    reads = {int(key.partition(":")[2]): read for key, read in archive.views.items()}
+    found: set[int] = set()
+    while more := {
+        view for view, read in reads.items() if view not in found and (oids | found) & set(read)
+    }:
+        found |= more
+    return found
+
+
+def _refers(entry: Entry, archive: SchemaArchive, oids: set[int]) -> bool:
+    """Whether it is another table's foreign key to one of *oids*."""
+    return archive.references.get(entry.key) in oids and archive.members.get(entry.key) not in oids
+
+
+def _tags_of_keys(
+    listing: Sequence[Entry], archive: SchemaArchive, oids: set[int], tables: Sequence[Table]
+) -> set[str]:
+    """The tags of the comments on those foreign keys."""
     by_oid = {table.oid: table for table in tables}
-    keys: set[int] = set()
-    comments: set[str] = set()
+    found: set[str] = set()
     for entry in listing:
         table = by_oid.get(archive.members.get(entry.key, 0))
-        if table is None or table.oid in oids or archive.references.get(entry.key) not in oids:
-            continue
-        keys.add(entry.dump_id)
-        name = _words(entry, table).removeprefix(f"{_line(table.name)} ")
-        comments.add(_tag(table, f"CONSTRAINT {name} ON {table.name}"))
-    return [e for e in listing if e.dump_id in keys or (e.kind == "COMMENT" and e.tag in comments)]
+        if table is not None and _refers(entry, archive, oids):
+            name = _words(entry, table).removeprefix(f"{_line(table.name)} ")
+            found.add(_tag(table, f"CONSTRAINT {name} ON {table.name}"))
+    return found
+
+
+def _parted(tag: str) -> Iterator[tuple[str, str]]:
+    """A tag parted at every blank: one of them stands behind the schema."""
+    words = tag.split(" ")
+    for number in range(1, len(words)):
+        yield " ".join(words[:number]), " ".join(words[number:])
 
 
 def entries_of_schema(listing: Sequence[Entry], archive: Archive, schema: str) -> list[Entry]:
@@ -87,6 +130,8 @@ def entries_of_schema(listing: Sequence[Entry], archive: Archive, schema: str) -
 
 def _tags_of_table(table: Table) -> Iterator[str]:
     yield _tag(table, f"TABLE {table.name}")
+    if table.kind == "m":
+        yield _tag(table, f"MATERIALIZED VIEW {table.name}")
     for column in table.columns:
         yield _tag(table, f"COLUMN {table.name}.{column.name}")
 
