@@ -95,6 +95,27 @@ def build(dsn: str, wanted: Shape, *, indexes: bool = True) -> None:
         conn.execute("CHECKPOINT")
 
 
+def multiply(dsn: str, times: int) -> None:
+    """The large table *times* as long: the same rows with other keys, no indexes."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("DROP INDEX orders_customer, orders_created")
+        conn.execute("ALTER TABLE orders DROP CONSTRAINT orders_pkey")
+        row = conn.execute("SELECT max(id) FROM orders").fetchone()
+        count = int(row[0]) if row else 0
+        columns = conn.execute(
+            "SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute"
+            " WHERE attrelid = 'orders'::regclass AND attnum > 1"
+        ).fetchone()
+        rest = columns[0] if columns else ""
+        for number in range(1, times):
+            conn.execute(
+                f"INSERT INTO orders SELECT id + {number * count}, {rest} FROM orders"
+                f" WHERE id <= {count}"  # type: ignore[arg-type]
+            )
+        conn.execute("VACUUM (ANALYZE)")
+        conn.execute("CHECKPOINT")
+
+
 def _run_parts(dsn: str, parts: list[tuple[str, int, int]]) -> None:
     makers = [
         subprocess.Popen([sys.executable, __file__, dsn, table, str(first), str(count)])

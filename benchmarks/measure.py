@@ -8,22 +8,24 @@ children that live.
 import os
 import shlex
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One process to run. ``stdout`` None: to /dev/null."""
+    """One process to run; its output goes to /dev/null, or line by line to ``watch``."""
 
     args: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     user: str | None = None
-    stdout: Path | None = None
+    watch: Callable[[str, int], None] | None = None  # a line, and the process id
 
 
 @dataclass(slots=True)
@@ -34,8 +36,18 @@ class Run:
     client_cpu: float
     server_cpu: float
     max_rss: int
-    phases: dict[str, float] = field(default_factory=dict)  # wall seconds by phase
-    facts: dict[str, object] = field(default_factory=dict)
+    phases: list["Phase"] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of a run, in seconds."""
+
+    name: str
+    wall: float
+    client_cpu: float
+    server_cpu: float
 
 
 class BenchFailed(Exception):
@@ -51,6 +63,11 @@ def server_cpu(postmaster: int) -> float:
         if path.name.isdigit() and _stat(int(path.name))[1] == postmaster:
             pids.append(int(path.name))
     return sum(_stat(pid)[0] for pid in pids)
+
+
+def process_cpu(pid: int) -> float:
+    """CPU seconds of a process so far, and of its children that have ended."""
+    return _stat(pid)[0]
 
 
 def _stat(pid: int) -> tuple[float, int]:
@@ -71,20 +88,12 @@ def run_together(commands: Sequence[Command], *, postmaster: Callable[[], int], 
     """
     server_before = server_cpu(postmaster())
     begun = time.monotonic()
-    started: list[tuple[Command, subprocess.Popen[bytes]]] = []
     with log.open("wb") as stderr:
-        for command in commands:
-            with (command.stdout or Path(os.devnull)).open("wb") as out:
-                process = subprocess.Popen(
-                    [str(arg) for arg in command.args],
-                    env={**os.environ, **command.env},
-                    stdin=subprocess.DEVNULL, stdout=out, stderr=stderr,
-                    user=command.user, group=command.user, cwd="/",
-                )  # fmt: skip
-            started.append((command, process))
-        cpu, rss = 0.0, 0
-        failed = ""
-        for command, process in started:
+        started = [(command, *_start(command, stderr)) for command in commands]
+        cpu, rss, failed = 0.0, 0, ""
+        for command, process, reader in started:
+            if reader is not None:
+                reader.join()
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             cpu += usage.ru_utime + usage.ru_stime
@@ -96,6 +105,30 @@ def run_together(commands: Sequence[Command], *, postmaster: Callable[[], int], 
         said = log.read_text(errors="replace").strip().splitlines()[-12:]
         raise BenchFailed("\n".join([f"failed with status: {failed}", *said]))
     return Run(wall, cpu, server_cpu(postmaster()) - server_before, rss)
+
+
+def _start(
+    command: Command, stderr: IO[bytes]
+) -> tuple[subprocess.Popen[bytes], threading.Thread | None]:
+    process = subprocess.Popen(
+        [str(arg) for arg in command.args],
+        env={**os.environ, **command.env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if command.watch else subprocess.DEVNULL,
+        stderr=stderr, user=command.user, group=command.user, cwd="/",
+    )  # fmt: skip
+    if command.watch is None:
+        return process, None
+    reader = threading.Thread(target=_read_lines, args=(process, command.watch))
+    reader.start()
+    return process, reader
+
+
+def _read_lines(process: subprocess.Popen[bytes], watch: Callable[[str, int], None]) -> None:
+    assert process.stdout is not None
+    with process.stdout as lines:
+        for line in lines:
+            watch(line.decode(), process.pid)
 
 
 def disk_usage(top: Path) -> int:

@@ -139,6 +139,35 @@ def test_a_secret_that_others_may_read_is_a_risk(database: str, doctor: Doctor) 
     assert "chmod 600" in found["secret-readable"]["hint"]
 
 
+def test_backups_of_another_database_under_this_name_are_noticed(
+    database: str,
+    new_database: NewDatabase,
+    doctor: Doctor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before they are mixed."""
+    assert main(["backup", "create", "--json"]) == 0
+    _, found = doctor()
+    assert found["source-same"]["level"] == "ok"
+    assert found["secondary-backups"]["message"] == "secondary: 1 backup"
+    monkeypatch.setenv("AURORA_SOURCE_DSN", new_database())
+    code, found = doctor()
+    assert code == 0
+    assert found["source-changed"]["level"] == "warning"
+    assert "--accept-new-source" in found["source-changed"]["hint"]
+
+
+def test_a_backup_that_the_secondary_lacks_is_told(database: str, doctor: Doctor) -> None:
+    """With the command that copies it."""
+    assert main(["--config", "aurora.toml", "backup", "create", "--json"]) == 0
+    for kept in Path("b").iterdir():
+        if kept.name not in ("config", "keys", "outer"):  # what makes it open
+            shutil.rmtree(kept)
+    _, found = doctor()
+    assert found["secondary-behind"]["level"] == "warning"
+    assert "aurora backup replicate" in found["secondary-behind"]["hint"]
+
+
 def test_one_key_slot_is_a_risk(database: str, doctor: Doctor) -> None:
     """A lost slot is noticed on both storages."""
     for directory in ("a", "b"):

@@ -63,6 +63,9 @@ def test_init_makes_both_repositories_and_the_file(new_database: NewDatabase, ru
     summary = lines[-1]
     assert summary["message_type"] == "summary"
     assert summary["created"] == ["primary", "secondary"]
+    ids = summary["repository_ids"]
+    assert isinstance(ids, dict)
+    assert list(ids) == ["primary", "secondary"]
     codes = summary["recovery_codes"]
     assert isinstance(codes, dict)
 

@@ -1,9 +1,10 @@
 """Objects that somebody with the keys, a bug or bad memory could have made: still refused."""
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
-from aurora.errors import ObjectDamaged, ObjectMissing
-from aurora.repository import canonical, envelope
+from aurora.errors import ObjectDamaged, ObjectMissing, UsageError
+from aurora.repository import canonical, envelope, outer, refs, signed
 from aurora.repository.door import BackupEntry, Ref, Repository
 from aurora.repository.envelope import HEADER_BYTES
 from aurora.repository.layout import ObjectType
@@ -91,6 +92,73 @@ def test_a_flip_in_a_header_is_the_chunks_own_fault(storage: MemoryStorage, at: 
     flip(storage, one["name"], at)
     with pytest.raises(ObjectDamaged, match=one["name"]):
         reopen(storage).read(Ref(**one))
+
+
+def test_a_key_that_opens_is_not_enough(storage: MemoryStorage) -> None:
+    """GCM does not commit to its key: the header's commitment must be that of the key."""
+    repository = reopen(storage)
+    name = names(storage, "chunks/")[0]
+    session = repository._sessions.of(storage.get(name), name=name)
+    place = (session, ObjectType.CHUNK, repository.repository_id, name)
+    key, _ = envelope._object_key(*place)
+    header = storage.get(name)[:36] + bytes(32)
+    inner = envelope._pack(b"rows", 1, name)
+    associated = header + repository.repository_id + name.encode()
+    forged = header + AESGCM(key).encrypt(header[24:36], bytes(inner), associated)
+    with pytest.raises(ObjectDamaged, match="another key"):
+        repository.prove(name, forged)
+
+
+def test_nor_on_the_secondary() -> None:
+    """The same for the second envelope."""
+    used = outer.OuterKey(bytes(16), bytes(range(32)))
+    place = {"name": "chunks/x", "repository_id": bytes(16)}
+    good = bytes(outer.wrap(b"stored", outer=used, **place))  # type: ignore[arg-type]
+    key, nonce, _ = outer._body_key(used, good[24:56], bytes(16), "chunks/x")
+    header = good[:56] + bytes(32)
+    forged = header + ChaCha20Poly1305(key).encrypt(
+        nonce, b"stored", header + bytes(16) + b"chunks/x"
+    )
+    with pytest.raises(ObjectDamaged, match="another key"):
+        outer.unwrap(forged, outer=used, **place)  # type: ignore[arg-type]
+
+
+def test_refs_of_a_later_version_are_read() -> None:
+    """Members that this version does not know do not stop it."""
+    name, digest = "refs/db/b", "00" * 32
+    document = {
+        "backup": "b",
+        "created_at": "2026-11-01T00:00:00Z",
+        "database": "db",
+        "later": {"any": "thing"},
+        "manifest": ["backups/db/b", 7, digest, "more"],
+        "objects": [["chunks/x", 7, digest, "more"]],
+        "previous": {"backup": "a", "sequence": 1, "sha256": digest, "more": 1},
+        "repository": bytes(16).hex(),
+        "sequence": 2,
+        "type": "full",
+    }
+    stored = signed.write_packed(document, name=name, repository_id=bytes(16), mac_key=bytes(32))
+    read = refs.read_refs(stored, name=name, repository_id=bytes(16), mac_key=bytes(32))
+    assert read.objects == [refs.RefObject("chunks/x", 7, digest)]
+    assert read.header["later"] == {"any": "thing"}
+    for hostile in ("../x", "a//b", ""):
+        document["objects"] = [[hostile, 7, digest]]
+        stored = signed.write_packed(
+            document, name=name, repository_id=bytes(16), mac_key=bytes(32)
+        )
+        with pytest.raises(ObjectDamaged, match="impossible"):
+            refs.read_refs(stored, name=name, repository_id=bytes(16), mac_key=None)
+
+
+def test_too_many_objects_are_refused_by_name(
+    storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before refs are put that no storage would take."""
+    monkeypatch.setattr(refs, "MAX_OBJECTS", 2)
+    with pytest.raises(UsageError, match="too many"):
+        backup(reopen(storage), payloads(2))
+    assert len(names(storage, "refs/")) == 1
 
 
 def test_a_lost_session_is_named(storage: MemoryStorage) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from aurora.errors import AuroraError, RepositoryNotFound
+from aurora.operations.content import Backup
 from aurora.operations.findings import Finding, Level, failed, good, guarded, warning
 from aurora.operations.source_checks import check_source, source_facts
 from aurora.operations.storage_checks import check_storage, check_together
@@ -131,24 +132,29 @@ def _one_slot(place: Place) -> Finding:
 
 
 def _check_identity(subject: Subject, repository: Repository) -> Iterator[Finding]:
-    """Whether the newest backup was made of the server that is configured now."""
+    """Whether the newest backup was made of the database that is configured now."""
     backups = repository.backups(subject.database)
     if not backups:
         return
-    source = repository.manifest(backups[-1]).get("source", {})
-    then = str(source.get("system_identifier") or "")
+    then = Backup(repository, backups[-1]).snapshot.source
     try:
-        now = source_facts(subject.source()).system_identifier
+        now = source_facts(subject.source())
     except AuroraError:
         return  # told already
-    if then and now is not None and then != str(now):
-        yield warning(
-            "source-changed",
-            f"the newest backup of {subject.database} was made of another server "
-            f"(system identifier {then}, now {now})",
-            "Right after a move or a restore into a new server. If it is another database, give "
-            "it another name under [source].",
-        )
+    identifier = str(now.system_identifier or "")
+    same_server = not (then.system_identifier and identifier) or (
+        then.system_identifier == identifier
+    )
+    if same_server and then.database.name == now.database:
+        yield good("source-same", f"the newest backup, {backups[-1].id}, is of this database")
+        return
+    yield warning(
+        "source-changed",
+        f"the backups of {subject.database} are of another source: database "
+        f"{then.database.name} on {then.address}",
+        "If it is another database, give it another name under [source]. If it is the same "
+        "one moved to another server, run `aurora backup create --accept-new-source` once.",
+    )
 
 
 def _check_secondary(subject: Subject) -> Iterator[Finding]:

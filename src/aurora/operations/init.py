@@ -227,6 +227,7 @@ class _Making:
             raise _not_ours(error, "secondary", storage) from error
         else:
             self._found("secondary", mirror, storage, passphrase)
+        self.ids["secondary"] = mirror.repository_id.hex()
         return mirror
 
     def _made(self, place: Place, code: str) -> None:

@@ -19,6 +19,9 @@ from aurora.repository import signed
 from aurora.repository.damage import damaged
 from aurora.repository.layout import FORMAT, backup_name, is_safe, parse_dated, refs_name
 
+MAX_OBJECTS = 600_000
+"""Objects of one backup: their refs must fit one stored object. At 8 MiB, 4.8 TB."""
+
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -66,6 +69,11 @@ class Refs:
 
 def write_refs(refs: Refs, *, repository_id: bytes, mac_key: bytes) -> bytes:
     """The stored bytes of *refs*. Raises UsageError when there are too many objects."""
+    if len(refs.objects) > MAX_OBJECTS:
+        raise UsageError(
+            f"{len(refs.objects)} objects are too many for one backup",
+            hint=f"Format 1 holds {MAX_OBJECTS} objects a backup: use larger chunks.",
+        )
     previous = refs.previous
     document = {
         "backup": refs.backup,
@@ -86,17 +94,7 @@ def write_refs(refs: Refs, *, repository_id: bytes, mac_key: bytes) -> bytes:
         "type": refs.type,
     }
     name = refs_name(refs.database, refs.backup)
-    stored = signed.write_packed(document, name=name, repository_id=repository_id, mac_key=mac_key)
-    if len(refs.objects) > MAX_OBJECTS:
-        raise UsageError(
-            f"{len(refs.objects)} objects are too many for one backup",
-            hint=f"Format 1 holds {MAX_OBJECTS} objects a backup: use larger chunks.",
-        )
-    return stored
-
-
-MAX_OBJECTS = 600_000
-"""Objects of one backup: their refs must fit one stored object. At 8 MiB, 4.8 TB."""
+    return signed.write_packed(document, name=name, repository_id=repository_id, mac_key=mac_key)
 
 
 def read_refs(stored: bytes, *, name: str, repository_id: bytes, mac_key: bytes | None) -> Refs:
@@ -117,7 +115,7 @@ def read_refs(stored: bytes, *, name: str, repository_id: bytes, mac_key: bytes 
             type=str(document["type"]),
             created_at=clock.parse(document["created_at"]),
             sequence=int(document["sequence"]),
-            previous=Previous(**previous) if previous else None,
+            previous=_previous(previous) if previous else None,
             manifest=manifest,
             objects=objects,
             header=document,
@@ -133,6 +131,10 @@ def read_refs(stored: bytes, *, name: str, repository_id: bytes, mac_key: bytes 
     if not all(map(_is_sane, refs.all_objects())):
         raise damaged(name, "it names an impossible object")
     return refs
+
+
+def _previous(document: dict[str, Any]) -> Previous:
+    return Previous(str(document["backup"]), int(document["sequence"]), str(document["sha256"]))
 
 
 def _is_sane(one: RefObject) -> bool:

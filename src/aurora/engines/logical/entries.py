@@ -4,11 +4,16 @@ Most entries name a catalog row, and the archive's document knows the table of e
 comments, attachments and the ownership of sequences name none: they are found by their
 words, which are put together here exactly as ``pg_dump`` does from the names that are
 known. Taking its line apart would fail, since each name in it may hold blanks.
+
+``pg_dump`` quotes names in what is about something else, where SQL would need it, which
+depends on the version's keywords; so both forms are looked for.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 from aurora.engines.base import SchemaArchive, Table
+from aurora.engines.logical.names import quoted
 from aurora.engines.logical.schema import Archive, Entry
 
 _ABOUT = ("ACL", "COMMENT", "SECURITY LABEL")
@@ -27,7 +32,6 @@ def entries_of(
     partners: set[tuple[str, str]] = set()  # kind and tag
     for table in tables:
         subjects |= set(_tags_of_table(table))
-        partners.add(("TABLE ATTACH", _tag(table, table.name)))
     for entry in listing:
         table_of = by_oid.get(archive.members.get(entry.key, 0))
         if entry.kind == "ROW SECURITY":  # it names the table's row, but not which catalog's
@@ -37,7 +41,7 @@ def entries_of(
         own.add(entry.dump_id)
         words = _words(entry, table_of)
         if entry.kind in _NAMED_ALONE:
-            subjects.add(_tag(table_of, f"{entry.kind} {words}"))
+            subjects |= set(_tags(table_of, entry.kind + " {}", words))
         if entry.kind == "INDEX":
             partners.add(("INDEX ATTACH", entry.tag))
         elif entry.kind == "SEQUENCE":
@@ -50,6 +54,7 @@ def entries_of(
         for entry in listing
         if entry.dump_id in own
         or (entry.kind, entry.tag) in partners
+        or any(attaches(entry, table) for table in tables)
         or (entry.kind in _ABOUT and _is_about(entry, subjects, tables))
     ]
 
@@ -69,7 +74,7 @@ def dependents_of(
     for entry in listing:
         if entry.kind == "VIEW" and entry.oid in views:
             chosen.add(entry.dump_id)
-            tags |= {f"{one} {kind} {two}" for one, two in _parted(entry.tag) for kind in _VIEWS}
+            tags |= set(_tags_of_view(entry.tag))
     return [
         entry
         for entry in listing
@@ -105,15 +110,18 @@ def _tags_of_keys(
         table = by_oid.get(archive.members.get(entry.key, 0))
         if table is not None and _refers(entry, archive, oids):
             name = _words(entry, table).removeprefix(f"{_line(table.name)} ")
-            found.add(_tag(table, f"CONSTRAINT {name} ON {table.name}"))
+            found |= set(_tags(table, "CONSTRAINT {} ON {}", name, table.name))
     return found
 
 
-def _parted(tag: str) -> Iterator[tuple[str, str]]:
-    """A tag parted at every blank: one of them stands behind the schema."""
+def _tags_of_view(tag: str) -> Iterator[str]:
+    """Tags of grants and comments; the view's own tag is ``schema name owner``, all unknown."""
     words = tag.split(" ")
-    for number in range(1, len(words)):
-        yield " ".join(words[:number]), " ".join(words[number:])
+    for one in range(1, len(words) - 1):
+        for two in range(one + 1, len(words)):
+            schema, name, owner = words[:one], words[one:two], words[two:]
+            for kind, form in product(_VIEWS, _forms(" ".join(name))):
+                yield " ".join([*schema, kind, form, *owner])
 
 
 def entries_of_schema(listing: Sequence[Entry], archive: Archive, schema: str) -> list[Entry]:
@@ -123,27 +131,57 @@ def entries_of_schema(listing: Sequence[Entry], archive: Archive, schema: str) -
         if entry.kind != "SCHEMA" or not entry.tag.startswith(start):
             continue
         if f"\n-- Name: {_line(schema)}; Type: SCHEMA;" in archive.script([entry]):
-            about = f"- SCHEMA {entry.tag.removeprefix('- ')}"
-            return [entry, *(e for e in listing if e.kind in _ABOUT and e.tag == about)]
+            owner = entry.tag.removeprefix(start)
+            about = {f"- SCHEMA {name} {owner}" for name in _forms(schema)}
+            return [entry, *(e for e in listing if e.kind in _ABOUT and e.tag in about)]
     return []
 
 
+def attaches(entry: Entry, table: Table) -> bool:
+    """Whether the entry makes *table* a partition of its parent."""
+    return entry.kind == "TABLE ATTACH" and entry.tag == _tag(table, table.name)
+
+
+def attaches_index(
+    entry: Entry, listing: Sequence[Entry], archive: SchemaArchive, table: Table
+) -> bool:
+    """Whether the entry makes one of *table*'s own indexes a part of its parent's."""
+    if entry.kind != "INDEX ATTACH":
+        return False
+    for one in listing:
+        if one.kind in ("INDEX", "CONSTRAINT") and archive.members.get(one.key) == table.oid:
+            name = _words(one, table).removeprefix(f"{_line(table.name)} ")
+            if entry.tag == _tag(table, name):
+                return True
+    return False
+
+
 def _tags_of_table(table: Table) -> Iterator[str]:
-    yield _tag(table, f"TABLE {table.name}")
+    yield from _tags(table, "TABLE {}", table.name)
     if table.kind == "m":
-        yield _tag(table, f"MATERIALIZED VIEW {table.name}")
+        yield from _tags(table, "MATERIALIZED VIEW {}", table.name)
     for column in table.columns:
-        yield _tag(table, f"COLUMN {table.name}.{column.name}")
+        yield from _tags(table, "COLUMN {}.{}", table.name, column.name)
 
 
 def _is_about(entry: Entry, subjects: set[str], tables: Sequence[Table]) -> bool:
     if entry.tag in subjects:
         return True
     return any(
-        entry.tag.endswith(f" ON {_line(table.name)} {_line(table.owner)}")
-        and _words(entry, table).startswith(_NAMED_ON_TABLE)
+        _words(entry, table).startswith(_NAMED_ON_TABLE)
+        and _words(entry, table).endswith(tuple(f" ON {name}" for name in _forms(table.name)))
         for table in tables
     )
+
+
+def _tags(table: Table, words: str, *names: str) -> Iterator[str]:
+    """Tags of *words* with the names in either form."""
+    for forms in product(*map(_forms, names)):
+        yield _tag(table, words.format(*forms))
+
+
+def _forms(name: str) -> tuple[str, str]:
+    return _line(name), _line(quoted(name))
 
 
 def _tag(table: Table, words: str) -> str:

@@ -16,12 +16,14 @@ from aurora.engines.base import (
     BufferSource,
     Column,
     RowsSum,
+    SchemaArchive,
     Table,
     TableData,
     total_rows,
 )
 from aurora.engines.logical.checksum import row_hash, rows_sum, sum_query
 from aurora.engines.logical.copyin import Load, copy_rows
+from aurora.engines.logical.entries import attaches, attaches_index
 from aurora.engines.logical.names import Connection, literal, quoted, shown
 from aurora.engines.logical.schema import Archive, Entry
 from aurora.errors import CheckFailed, TargetRefused
@@ -88,7 +90,7 @@ def create_tables(
         CheckFailed: the loaded rows are not the backup's.
     """
     outcome = TableOutcome()
-    before, after = _halves(entries)
+    before, after = _halves(entries, archive.document, tables[0])
     _run_script(conn, archive, before, outcome, essential=True)
     outcome.rows = _load(conn, tables, data, source, cancel)
     check_rows(conn, tables, data)
@@ -99,9 +101,22 @@ def create_tables(
     return outcome
 
 
-def _halves(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
-    early = {"SCHEMA", "TABLE", "SEQUENCE", "SEQUENCE OWNED BY", "DEFAULT", "TABLE ATTACH"}
-    return [e for e in entries if e.kind in early], [e for e in entries if e.kind not in early]
+def _halves(
+    entries: Sequence[Entry], archive: SchemaArchive, root: Table
+) -> tuple[list[Entry], list[Entry]]:
+    """What comes before the rows and what after; last the root joins a parent that is there.
+
+    It must have its indexes by then, or the parent gives it new ones; they join by themselves.
+    """
+    kinds = {"SCHEMA", "TABLE", "SEQUENCE", "SEQUENCE OWNED BY", "DEFAULT", "TABLE ATTACH"}
+    joins = [e for e in entries if attaches(e, root)]
+    early = [e for e in entries if e.kind in kinds and e not in joins]
+    late = [
+        e
+        for e in entries
+        if e.kind not in kinds and not (joins and attaches_index(e, entries, archive, root))
+    ]
+    return early, late + joins
 
 
 def _run_script(

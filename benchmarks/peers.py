@@ -1,0 +1,152 @@
+"""The peers that a reader would look for: pgBackRest, and restic of a dump.
+
+A peer that is not installed, or fails here, is named with the reason.
+"""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from measure import BenchFailed, Command, Run, disk_usage
+from results import Results
+from stage import DATABASE, SETTINGS, Stage
+
+from aurora.errors import AuroraError
+from aurora.postgres.embedded import EmbeddedServer
+from aurora.postgres.unprivileged import give
+
+_PASSPHRASE = "a passphrase of the benchmark alone"
+_CONFIG = """\
+[global]
+repo1-path={repo}
+repo1-cipher-type=aes-256-cbc
+repo1-cipher-pass={passphrase}
+repo1-retention-full=9
+compress-type=zst
+compress-level=1
+process-max=2
+start-fast=y
+log-level-console=warn
+log-level-file=off
+log-path={top}
+lock-path={top}/lock
+spool-path={top}/spool
+
+[bench]
+pg1-path={data}
+pg1-port={port}
+pg1-socket-path={socket}
+pg1-user=postgres
+"""
+
+
+def measure_peers(stage: Stage, results: Results, repetitions: int) -> None:
+    """Every peer that is here, into *results*."""
+    peers: list[tuple[str, str, Callable[[Stage, Results, int], None]]] = [
+        ("pgbackrest", "pgBackRest", _pgbackrest),
+        ("restic", "restic", _restic),
+    ]
+    for program, name, measure in peers:
+        if shutil.which(program) is None:
+            results.missing(name, f"{program} is not installed; apt-get install {program}")
+            continue
+        try:
+            measure(stage, results, repetitions)
+        except (BenchFailed, AuroraError, OSError) as error:
+            results.missing(name, f"it failed here: {error}")
+
+
+def _pgbackrest(stage: Stage, results: Results, repetitions: int) -> None:
+    program = shutil.which("pgbackrest") or ""
+    top = stage.owned("pgbackrest")
+    repo, config = top / "repo", top / "pgbackrest.conf"
+    config.write_text(
+        _CONFIG.format(
+            repo=repo, top=top, passphrase=_PASSPHRASE, data=stage.server.data_dir,
+            port=stage.server.port, socket=stage.server.socket_dir,
+        )
+    )  # fmt: skip
+    give(config)
+
+    def command(*args: str) -> Command:
+        return Command(
+            [program, f"--config={config}", "--stanza=bench", *args], user=stage.server_user
+        )
+
+    # Restored from, it needs the archive of the log: this part alone runs with it.
+    stage.server.settings |= {
+        "archive_mode": "on",
+        "archive_command": f"{program} --config={config} --stanza=bench archive-push %p",
+    }
+    stage.server.restart()
+    try:
+        stage.run(command("stanza-create"))
+        for _ in range(repetitions):
+            before = disk_usage(repo / "backup")
+            results.add("pgbackrest", stage.run(command("--type=full", "backup")))
+            results.sizes["pgbackrest"] = disk_usage(repo / "backup") - before
+        for number in range(repetitions):
+            results.add("pgbackrest_restore", _physical_restore(stage, command, number))
+    finally:
+        stage.server.settings = dict(SETTINGS)
+        stage.server.restart()
+        shutil.rmtree(top, ignore_errors=True)
+
+
+def _physical_restore(stage: Stage, command: Callable[..., Command], number: int) -> Run:
+    """Files back, and a server on them that answers: before that nothing is restored."""
+    data = stage.owned(f"restored-{number}")
+    data.chmod(0o700)
+    run = stage.run(command(f"--pg1-path={data}", "restore"))
+    begun = time.monotonic()
+    server = EmbeddedServer(
+        bin_dir=stage.server.bin_dir, data_dir=data, password="", settings=SETTINGS
+    )
+    with server:
+        run.facts["seconds_until_it_answers"] = time.monotonic() - begun
+    run.wall += float(run.facts["seconds_until_it_answers"])
+    shutil.rmtree(data, ignore_errors=True)
+    return run
+
+
+def _restic(stage: Stage, results: Results, repetitions: int) -> None:
+    repo = stage.scratch / "restic"
+    env = {"RESTIC_REPOSITORY": str(repo), "RESTIC_PASSWORD": _PASSPHRASE,
+           "RESTIC_CACHE_DIR": str(stage.scratch / "restic-cache")}  # fmt: skip
+
+    def shell(line: str) -> Command:
+        return Command(["/bin/bash", "-o", "pipefail", "-c", line], env=env)
+
+    dump = (
+        f"{stage.program('pg_dump')} -d '{stage.dsn()}'"
+        f" | restic backup -q --stdin --stdin-filename {DATABASE}.sql"
+    )
+    try:
+        for _ in range(repetitions):
+            shutil.rmtree(repo, ignore_errors=True)
+            stage.run(shell("restic init -q"))
+            results.add("restic", stage.run(shell(dump)))
+            results.sizes["restic"] = disk_usage(repo)
+        for _ in range(repetitions):
+            results.add("restic_again", stage.run(shell(dump)))
+        stage.fresh_database("from_restic")
+        load = f"{stage.program('psql')} -qX -v ON_ERROR_STOP=1 -d '{stage.dsn('from_restic')}'"
+        back = f"restic dump -q latest {DATABASE}.sql | {load}"
+        # Once: it takes longest of all, and one figure tells.
+        results.add("restic_restore", stage.run(shell(back)))
+    finally:
+        stage.drop("from_restic")
+        shutil.rmtree(repo, ignore_errors=True)
+
+
+def versions() -> dict[str, str]:
+    """What the installed peers say that they are."""
+    found: dict[str, str] = {}
+    for name in ("pgbackrest", "restic"):
+        path = shutil.which(name)
+        if path:
+            said = subprocess.run([path, "version"], capture_output=True, text=True, check=False)
+            found[name] = said.stdout.strip().split(" compiled")[0]
+    return found

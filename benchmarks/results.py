@@ -1,0 +1,115 @@
+"""What a benchmark found: runs by row, sizes, and how they stand against the targets."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from measure import Run
+
+ROWS: dict[str, str] = {
+    "floor": "the same rows by bare COPY, 2 psql, to /dev/null",
+    "pg_dump": "pg_dump -Fd -j2 -Z1",
+    "full": "aurora backup create, first full",
+    "second": "aurora backup create, nothing changed",
+    "replicated": "aurora backup create, first full, on two storages",
+    "pgbackrest": "pgBackRest backup --type=full (zst 1, encrypted)",
+    "restic": "pg_dump | restic backup --stdin, first",
+    "restic_again": "pg_dump | restic backup --stdin, nothing changed",
+    "pg_restore": "pg_restore -j2 (neither checks nor ANALYZEs)",
+    "restore": "aurora backup restore, every row checked",
+    "pgbackrest_restore": "pgBackRest restore, until the server answers",
+    "restic_restore": "restic dump | psql",
+    "restore_table": "aurora backup restore-table, 1 % of the rows",
+    "memory_small": "aurora backup create, memory",
+    "memory_large": "aurora backup create, memory",
+}
+"""All rows in the order of the report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One target of the project, and what was measured. None: not measured in this run."""
+
+    name: str
+    limit: float
+    measured: float | None
+    unit: str = "×"
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.measured is None else self.measured <= self.limit
+
+
+@dataclass(slots=True)
+class Results:
+    """Everything that a run found."""
+
+    machine: dict[str, str] = field(default_factory=dict)
+    database: dict[str, Any] = field(default_factory=dict)
+    runs: dict[str, list[Run]] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)  # bytes
+    parts: dict[str, float] = field(default_factory=dict)  # CPU seconds, see parts.py
+    gone: dict[str, str] = field(default_factory=dict)  # what was not measured, and why
+    notes: list[str] = field(default_factory=list)
+    told: Callable[[str], None] = print
+
+    def add(self, row: str, run: Run) -> Run:
+        """Keep a run, and tell of it."""
+        self.runs.setdefault(row, []).append(run)
+        self.told(
+            f"{ROWS[row]}: {run.wall:.2f} s, CPU {run.client_cpu:.2f} s + server "
+            f"{run.server_cpu:.2f} s, {run.max_rss >> 20} MiB"
+        )
+        return run
+
+    def missing(self, name: str, reason: str) -> None:
+        """Say that something was not measured."""
+        self.gone[name] = reason
+        self.told(f"MISSING: {name}: {reason}")
+
+    def best(self, row: str) -> Run | None:
+        """The fastest run of a row."""
+        return min(self.runs.get(row, []), key=lambda run: run.wall, default=None)
+
+    def ratio(self, row: str, base: str) -> float | None:
+        """Best wall seconds of *row* over those of *base*."""
+        ours, theirs = self.best(row), self.best(base)
+        return ours.wall / theirs.wall if ours and theirs else None
+
+    def targets(self) -> list[Target]:
+        """The targets of the project."""
+        ours, dump = self.sizes.get("aurora"), self.sizes.get("pg_dump")
+        small, large = self._rss("memory_small"), self._rss("memory_large")
+        return [
+            Target("first full over pg_dump -j2 -Z1", 0.7, self.ratio("full", "pg_dump")),
+            Target("first full over bare COPY", 1.6, self.ratio("full", "floor")),
+            Target("second full over bare COPY", 1.2, self.ratio("second", "floor")),
+            Target("restore over pg_restore -j2", 0.8, self.ratio("restore", "pg_restore")),
+            Target("1 % table over restore", 0.05, self.ratio("restore_table", "restore")),
+            Target("stored size over pg_dump -Z1", 1.05, ours / dump if ours and dump else None),
+            Target("peak memory of a full", 300, small and small / 2**20, " MiB"),
+            Target(
+                f"peak memory at {self.database.get('large_gigabytes', 0):g} GB over that",
+                1.1,
+                large / small if large and small else None,
+            ),
+        ]
+
+    def _rss(self, row: str) -> int | None:
+        return max((run.max_rss for run in self.runs.get(row, [])), default=None)
+
+    def document(self) -> dict[str, Any]:
+        """For results.json."""
+        return {
+            "machine": self.machine,
+            "database": self.database,
+            "runs": {
+                row: {"name": ROWS[row], "runs": [asdict(run) for run in runs]}
+                for row, runs in self.runs.items()
+            },
+            "sizes": self.sizes,
+            "parts_cpu_seconds": self.parts,
+            "not_measured": self.gone,
+            "notes": self.notes,
+            "targets": [{**asdict(target), "met": target.met} for target in self.targets()],
+        }
