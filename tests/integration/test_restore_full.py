@@ -67,8 +67,7 @@ SELECT roleid::regrole::text, member::regrole::text, admin_option FROM pg_auth_m
 WHERE member::regrole::text = '"Odd role"'
 """
 SETTINGS = """
-SELECT coalesce(d.datname, ''), coalesce(r.rolname, ''),
-       (SELECT array_agg(c ORDER BY c) FROM unnest(setconfig) c)
+SELECT coalesce(d.datname, ''), coalesce(r.rolname, ''), setconfig
 FROM pg_db_role_setting s LEFT JOIN pg_database d ON d.oid = setdatabase
 LEFT JOIN pg_roles r ON r.oid = setrole ORDER BY 1, 2
 """

