@@ -215,6 +215,50 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     row_hash: int = 0  # how rows were hashed; see ``checksum.py``
 
 
+class Segment(msgspec.Struct, frozen=True, omit_defaults=True, rename=_AS_REF):
+    """One sealed piece of the change log: frames of ``pgoutput`` messages, see ``segments.py``.
+
+    A transaction may begin in one segment and end in a later one of the chain.
+    """
+
+    object: str
+    raw: int
+    first_lsn: int  # WAL position of the first message received
+    end_lsn: int  # end of the last Commit inside, 0 where there is none
+    first_commit_at: str = ""  # ISO, of the first and last Commit inside
+    last_commit_at: str = ""
+    min_xid: int = 0  # 32 bits, as in Begin; in the circle's order
+    max_xid: int = 0
+    transactions: int = 0  # Commits inside
+
+    @property
+    def stored(self) -> Stored:
+        return Stored(self.object, self.raw)
+
+
+class LogPart(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A backup's place in the change log, and what of the log it carries.
+
+    Valid only for one system identifier, timeline, slot and database. ``keyed`` has the
+    replica identity letter of every streamed table, by ``str(oid)``; the rows of the
+    ``unkeyed`` ones were read again, and lie in the body's ``data``.
+    """
+
+    slot: str
+    system_identifier: str
+    timeline: int
+    database_oid: int
+    base: str  # id of the full that it leans on; a full's own
+    parent: str  # id of the backup before it in the chain; "" for a full
+    from_lsn: int
+    to_lsn: int
+    to_at: str  # the source's clock when to_lsn was read
+    segments: tuple[Segment, ...] = ()
+    fingerprint: str = ""  # of the catalog under the backup's snapshot
+    keyed: dict[str, str] = {}
+    unkeyed: tuple[int, ...] = ()
+
+
 Progress = Callable[[int, str], None]
 """``progress(units done since the last call, detail)``; called from any thread."""
 

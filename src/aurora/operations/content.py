@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from aurora.engines.base import Buffer, Extent, RowsSum, Snapshot, Stored, Table, TableData
+from aurora.engines.base import Buffer, Extent, LogPart, RowsSum, Snapshot, Stored, Table, TableData
 from aurora.engines.logical.checksum import ROW_HASH, row_hash
 from aurora.errors import ObjectDamaged, UnsupportedRepository
 from aurora.repository.catalog import BackupEntry
@@ -45,6 +45,7 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
     label: str = ""  # why it was made: "safety before restore …"
     partial: bool = False  # rows of some tables alone: no whole restore
     figures: dict[str, int] = {}
+    log: LogPart | None = None  # its place in the change log, where there is one
 
 
 _Key = tuple[str, tuple[str, ...], int]  # how rows are hashed, the objects, offset inside
