@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from aurora.engines.logical.targets import Target
 from aurora.errors import AuroraError, StorageError, UsageError
 from aurora.events import EventSink, discard
 from aurora.operations import backup as backup_operation
 from aurora.operations import verify as verify_operation
 from aurora.operations.backup import BackupOptions, BackupReport
 from aurora.operations.content import Backup
+from aurora.operations.recover import RecoveryPlan, plan_recovery, run_recovery
 from aurora.operations.reports import RestoreReport, write_report
 from aurora.operations.restore import RestoreOptions, RestorePlan, plan_restore, run_restore
 from aurora.operations.restore_table import (
@@ -156,6 +158,66 @@ def restore(
 
     with _held(repository):
         return _reported(aurora, lambda: run_restore(plan, make_safety_backup=safety, sink=sink))
+
+
+def plan_point(
+    aurora: Aurora,
+    moment: Target,
+    *,
+    target: str | None = None,
+    options: RestoreOptions | None = None,
+    storage: str = "primary",
+    notices: Sequence[str] = (),
+    sink: EventSink = discard,
+) -> RecoveryPlan:
+    """What :func:`restore_point` would do. Changes nothing.
+
+    Raises: see :func:`aurora.operations.recover.plan_recovery`.
+    """
+    return plan_recovery(
+        aurora.open_for_reading(storage, sink=sink),
+        aurora.database,
+        moment,
+        target or aurora.source_dsn(),
+        options or restore_options(aurora),
+        notices=notices,
+        sink=sink,
+    )
+
+
+def restore_point(
+    aurora: Aurora,
+    moment: Target,
+    *,
+    target: str | None = None,
+    options: RestoreOptions | None = None,
+    storage: str = "primary",
+    notices: Sequence[str] = (),
+    confirm: Callable[[RecoveryPlan], None] | None = None,
+    sink: EventSink = discard,
+) -> RestoreReport:
+    """Recover the whole database to *moment*: a full, and the change log up to there.
+
+    Args:
+        target: connection string; the source by default.
+        notices: sentences for the plan and the report.
+        confirm: gets the plan before anything is changed, and may raise.
+
+    Raises: see :func:`aurora.operations.recover.run_recovery`.
+    """
+    dsn = target or aurora.source_dsn()
+    plan = plan_point(
+        aurora, moment, target=dsn, options=options, storage=storage, notices=notices, sink=sink
+    )
+    if confirm is not None:
+        confirm(plan)
+
+    def safety() -> str:
+        label = f"safety before recovery {plan.restore.restore_id}"
+        return _back_up_first(aurora, dsn, plan.restore.state.name, label, None, sink)
+
+    with _held(plan.restore.backup.repository):
+        return _reported(aurora, lambda: run_recovery(plan, make_safety_backup=safety, sink=sink))
 
 
 def restore_options(

@@ -67,7 +67,7 @@ def restore(
             confirm=lambda chosen: _confirm(shown, chosen, yes=yes),
             sink=shown.sink,
         )
-        _finish(shown, report)
+        finish(shown, report)
 
 
 def restore_full(
@@ -98,7 +98,7 @@ def restore_full(
             confirm=lambda chosen: _confirm(shown, chosen, yes=yes),
             sink=shown.sink,
         )
-        _finish(shown, report)
+        finish(shown, report)
 
 
 def _confirm(shown: Surface, chosen: RestorePlan, *, yes: bool) -> None:
@@ -140,7 +140,7 @@ def restore_table(
             confirm=lambda chosen: _confirm_table(shown, chosen, yes=yes),
             sink=shown.sink,
         )
-        _finish(shown, report)
+        finish(shown, report)
 
 
 def _confirm_table(shown: Surface, chosen: TablePlan, *, yes: bool) -> None:
@@ -149,7 +149,8 @@ def _confirm_table(shown: Surface, chosen: TablePlan, *, yes: bool) -> None:
         confirm_by_typing(chosen.name, action=f"replace the rows of {chosen.name}", yes=yes)
 
 
-def _finish(shown: Surface, report: RestoreReport) -> None:
+def finish(shown: Surface, report: RestoreReport) -> None:
+    """Tell how it ended. Raises typer.Exit where the target refused something."""
     same = sum(1 for found in report.tables if found.same)
     lines = []
     if report.refusals:

@@ -13,7 +13,7 @@ from typing import Literal
 from aurora import clock
 from aurora.engines.base import Snapshot
 from aurora.engines.logical import system
-from aurora.engines.logical.build import Built, build_database
+from aurora.engines.logical.build import Built, LoadRows, build_database
 from aurora.engines.logical.schema import Archive
 from aurora.engines.logical.target import (
     TargetState,
@@ -105,6 +105,16 @@ class RestorePlan:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a database is filled with in place of a backup as it is."""
+
+    kind: str  # of the report
+    state_of: str
+    snapshot: Snapshot  # schema by the backup's archive; its sequences and large objects
+    load: LoadRows
+
+
 def plan_restore(backup: Backup, dsn: str, options: RestoreOptions) -> RestorePlan:
     """Look at the target and decide. Changes nothing.
 
@@ -164,11 +174,13 @@ def run_restore(
     *,
     make_safety_backup: Callable[[], str] | None,
     sink: EventSink,
+    content: Content | None = None,
 ) -> RestoreReport:
     """Do what the plan says.
 
     Args:
         make_safety_backup: backs up the database that is replaced, returns the backup's id.
+        content: what to fill the database with, if not with the backup as it is.
 
     Raises:
         CheckFailed: the restored rows are not the backup's; the target serves as before.
@@ -179,9 +191,9 @@ def run_restore(
     report = RestoreReport(
         restore_id=plan.restore_id,
         backup_id=plan.backup.entry.id,
-        kind="restore-full" if plan.options.with_roles else "restore",
+        kind=content.kind if content else _kind(plan),
         target=plan.state.info.redacted(),
-        state_of=plan.backup.snapshot.source.snapshot_at,
+        state_of=content.state_of if content else plan.backup.snapshot.source.snapshot_at,
         begun_at=clock.isoformat(clock.now()),
     )
     if plan.mode == "swap" and plan.options.safety and make_safety_backup is not None:
@@ -192,7 +204,7 @@ def run_restore(
         _restore_roles(plan, report, sink)
     cancel = threading.Event()
     try:
-        built = _build(plan, report, sink, cancel)
+        built = _build(plan, content, report, sink, cancel)
     except BaseException:
         cancel.set()
         _sweep(plan, sink)
@@ -235,10 +247,19 @@ def _kept_hint(plan: RestorePlan) -> str:
 the next restore removes it."
 
 
+def _kind(plan: RestorePlan) -> str:
+    return "restore-full" if plan.options.with_roles else "restore"
+
+
 def _build(
-    plan: RestorePlan, report: RestoreReport, sink: EventSink, cancel: threading.Event
+    plan: RestorePlan,
+    content: Content | None,
+    report: RestoreReport,
+    sink: EventSink,
+    cancel: threading.Event,
 ) -> Built:
     backup, state = plan.backup, plan.state
+    snapshot = content.snapshot if content else backup.snapshot
     facts = backup.snapshot.source.database
     if plan.mode == "direct":
         info = state.info
@@ -252,9 +273,10 @@ def _build(
             Path(directory),
         )
         return build_database(
-            info.dsn(), state.server.major, backup.snapshot, backup.data(), archive,
+            info.dsn(), state.server.major, snapshot, () if content else backup.data(), archive,
             RepositorySource(backup.repository),
             jobs=plan.options.jobs, chunk_bytes=plan.options.chunk_bytes, sink=sink, cancel=cancel,
+            load=content.load if content else None,
         )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ compared with the backup.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -48,8 +48,12 @@ def build_database(
     chunk_bytes: int,
     sink: EventSink,
     cancel: threading.Event,
+    load: "LoadRows | None" = None,
 ) -> Built:
     """Fill the empty database at *dsn* and check it.
+
+    Args:
+        load: brings the rows in and says what the tables hold then; by default *data*.
 
     A table that could not be made is a refusal, and its rows a failed check; the rest is
     restored all the same.
@@ -71,13 +75,17 @@ def build_database(
         pin_output(conn)
         there = existing_tables(conn)
     tables = [t for t in snapshot.tables if (t.schema, t.name) in there]
-    loads = plan_loads(tables, data)
-    built.rows, built.bytes = sum(x.rows for x in loads), sum(x.bytes for x in loads)
-    with _phase(sink, "loading rows", built.bytes, f"{format_count(built.rows)} rows"):
-        load_tables(
-            dsn, loads, source, jobs=jobs, encoding=snapshot.source.database.encoding,
-            progress=progress_of("loading rows", sink), cancel=cancel,
-        )  # fmt: skip
+    if load is None:
+        loads = plan_loads(tables, data)
+        built.rows, built.bytes = sum(x.rows for x in loads), sum(x.bytes for x in loads)
+        with _phase(sink, "loading rows", built.bytes, f"{format_count(built.rows)} rows"):
+            load_tables(
+                dsn, loads, source, jobs=jobs, encoding=snapshot.source.database.encoding,
+                progress=progress_of("loading rows", sink), cancel=cancel,
+            )  # fmt: skip
+    else:
+        data = load(dsn, tables, cancel)
+        built.rows, built.bytes = sum(d.rows for d in data), sum(d.bytes for d in data)
     with open_control(dsn, what="target") as conn:
         pin_output(conn)
         if snapshot.large_objects:
@@ -98,6 +106,10 @@ def build_database(
             progress=progress_of("checking every row", sink), cancel=cancel,
         )  # fmt: skip
     return built
+
+
+LoadRows = Callable[[str, Sequence[Table], threading.Event], Sequence[TableData]]
+"""Fills the tables that are there at a DSN; what each holds then, ``sum`` "" if not known."""
 
 
 @contextmanager

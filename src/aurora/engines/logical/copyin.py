@@ -8,7 +8,7 @@ doubled.
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -85,8 +85,9 @@ def load_tables(
     encoding: str,
     progress: Progress,
     cancel: threading.Event,
+    copy: "CopyRows | None" = None,
 ) -> None:
-    """Run *loads* with *jobs* connections.
+    """Run *loads* with *jobs* connections, each by *copy* (:func:`copy_rows` by default).
 
     Raises:
         TargetError: the target refused rows, or was lost and did not come back.
@@ -102,7 +103,7 @@ def load_tables(
 
         def run() -> None:
             try:
-                _work(dsn, todo, source, fetchers, encoding, progress, cancel)
+                _work(dsn, todo, source, fetchers, encoding, progress, cancel, copy or copy_rows)
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                 failures.append(error)
                 cancel.set()
@@ -127,6 +128,7 @@ def _work(
     encoding: str,
     progress: Progress,
     cancel: threading.Event,
+    copy: "CopyRows",
 ) -> None:
     with open_loader(dsn, encoding) as conn:
         connection = conn
@@ -140,7 +142,7 @@ def _work(
                 for attempt in range(1, _TRIES + 1):
                     try:
                         with connection.transaction():
-                            copy_rows(connection, load, source, fetchers, cancel)
+                            copy(connection, load, source, fetchers, cancel)
                         break
                     except (psycopg.Error, OSError) as error:
                         if not is_disconnect(error) or attempt == _TRIES:
@@ -163,6 +165,10 @@ def open_loader(dsn: str, encoding: str) -> Connection:
         if encoding == "SQL_ASCII":
             conn.execute("SET client_encoding = 'SQL_ASCII'")
     return conn
+
+
+CopyRows = Callable[[Connection, Load, BufferSource, ThreadPoolExecutor, threading.Event], None]
+"""Brings one load in, in the transaction that the connection is in; repeatable."""
 
 
 def copy_rows(

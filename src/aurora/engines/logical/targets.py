@@ -1,0 +1,436 @@
+"""Which transactions a recovery target means, and which full it starts from. Pure.
+
+The change log of one slot is a *run*: parts that follow one another without a gap, made of
+stretches (segments) of transactions in commit order. A target names a *cut*: the last
+transaction to apply, in the order of commit LSNs. A full can serve a cut if every
+transaction that its snapshot saw lies at or before the cut, if the run covers its snapshot,
+and if the schema did not change in between. Everything else is refused, with the nearest
+targets on both sides that can be met exactly.
+
+Stretches tell the range of what they hold, and give their transactions only when asked, so
+that resolving a target opens a few segments and not the whole log.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from aurora import clock
+from aurora.errors import RepositoryNotFound, UsageError
+
+# Commit times are taken before a commit's place in the log, so they may run backwards there.
+CLOCK_SLACK = 60_000_000  # microseconds
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A committed transaction of the log."""
+
+    xid: int  # 32 bits
+    commit_lsn: int
+    end_lsn: int
+    at: int  # commit time, microseconds since 2000-01-01 UTC as the server counts
+
+    def __str__(self) -> str:
+        return f"xid {self.xid} at {shown_time(self.at)}, LSN {shown_lsn(self.commit_lsn)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The transactions that commit inside one segment; times are of the first and last."""
+
+    first_lsn: int
+    end_lsn: int
+    first_at: int
+    last_at: int
+    min_xid: int
+    max_xid: int
+    count: int
+    load: Callable[[], Sequence[Transaction]] = field(repr=False)
+
+    def may_hold_xid(self, xid: int) -> bool:
+        """Whether *xid* lies between its least and greatest, around the circle."""
+        return ((xid - self.min_xid) & 0xFFFFFFFF) <= ((self.max_xid - self.min_xid) & 0xFFFFFFFF)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one backup holds of the log."""
+
+    backup: str
+    from_lsn: int
+    to_lsn: int
+    to_at: int
+    fingerprint: str
+    stretches: tuple[Stretch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A full that the log leans on."""
+
+    backup: str
+    from_lsn: int  # the slot's position when it was made
+    lsn: int  # read right after the snapshot: every transaction that it saw committed before
+    at: int
+    fingerprint: str
+    sees: Callable[[int], bool] = field(repr=False)  # a Begin's xid in its snapshot?
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A moment to recover to; exactly one of the first four is set, or ``latest``."""
+
+    at: int | None = None
+    lsn: int | None = None
+    xid: int | None = None
+    before_xid: int | None = None
+    latest: bool = False
+
+    def __str__(self) -> str:
+        if self.at is not None:
+            return shown_time(self.at)
+        if self.lsn is not None:
+            return f"LSN {shown_lsn(self.lsn)}"
+        if self.xid is not None:
+            return f"transaction {self.xid}"
+        if self.before_xid is not None:
+            return f"just before transaction {self.before_xid}"
+        return "the latest"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """A target that can be met exactly."""
+
+    base: Base
+    run: "Run | None"  # None: the full itself, nothing to apply
+    cut: Transaction | None  # the last transaction to apply; None: none of the log
+    after: Transaction | None  # the first that is left out
+    lost: int  # transactions of the log after the cut
+
+
+class Run:
+    """Parts without a gap between them, oldest first, and the fulls that hang on them."""
+
+    def __init__(self, parts: Sequence[Part], bases: Sequence[Base] = ()) -> None:
+        self.parts = tuple(parts)
+        self.bases = tuple(sorted(bases, key=lambda base: base.lsn))
+        self.stretches = tuple(stretch for part in parts for stretch in part.stretches)
+        self.from_lsn = min(part.from_lsn for part in parts)
+        self.to_lsn = max(part.to_lsn for part in parts)
+        self.to_at = max(part.to_at for part in parts)
+
+    def last(self) -> Transaction | None:
+        return self._last_where(lambda stretch: stretch.count > 0, lambda _: True)
+
+    def last_by_time(self, at: int) -> Transaction | None:
+        """The last in commit order that committed at or before *at*."""
+        return self._last_where(
+            lambda s: s.count > 0 and min(s.first_at, s.last_at) - CLOCK_SLACK <= at,
+            lambda found: found.at <= at,
+        )
+
+    def last_by_lsn(self, lsn: int) -> Transaction | None:
+        """The last whose commit record begins at or before *lsn*."""
+        return self._last_where(
+            lambda s: s.count > 0 and s.first_lsn <= lsn, lambda found: found.commit_lsn <= lsn
+        )
+
+    def by_xid(self, xid: int) -> Transaction | None:
+        """The newest with this xid."""
+        low = xid & 0xFFFFFFFF
+        return self._last_where(
+            lambda s: s.count > 0 and s.may_hold_xid(low), lambda found: found.xid == low
+        )
+
+    def previous(self, to: Transaction) -> Transaction | None:
+        return self._last_where(
+            lambda s: s.count > 0 and s.first_lsn < to.commit_lsn,
+            lambda found: found.commit_lsn < to.commit_lsn,
+        )
+
+    def later(self, than: Transaction | None, until: int | None = None) -> Iterator[Transaction]:
+        """Those after *than* in commit order, once each, before LSN *until*."""
+        reached = than.commit_lsn if than else 0
+        for stretch in self.stretches:
+            if stretch.end_lsn <= reached or (until is not None and stretch.first_lsn > until):
+                continue
+            for found in stretch.load():
+                if found.commit_lsn > reached and (until is None or found.commit_lsn < until):
+                    reached = found.commit_lsn
+                    yield found
+
+    def count_later(self, than: Transaction | None) -> int:
+        """How many are after *than*; only the stretch that holds it is opened."""
+        reached = than.commit_lsn if than else 0
+        total = 0
+        for stretch in self.stretches:
+            if stretch.end_lsn <= reached or not stretch.count:
+                continue
+            if stretch.first_lsn > reached:
+                total += stretch.count
+            else:
+                total += sum(1 for found in stretch.load() if found.commit_lsn > reached)
+        return total
+
+    def _last_where(
+        self, may: Callable[[Stretch], bool], fits: Callable[[Transaction], bool]
+    ) -> Transaction | None:
+        for stretch in reversed(self.stretches):
+            if may(stretch):
+                for found in reversed(stretch.load()):
+                    if fits(found):
+                        return found
+        return None
+
+    def covers(self, base: Base) -> bool:
+        """Whether it holds every transaction that the full may or may not have seen."""
+        return self.from_lsn <= base.from_lsn and base.lsn <= self.to_lsn
+
+    def last_seen(self, base: Base) -> Transaction | None:
+        """The last in commit order that the full's snapshot saw."""
+        seen = None
+        for found in self.later(None, base.lsn):
+            if base.sees(found.xid):
+                seen = found
+        return seen
+
+    def end_for(self, base: Base) -> tuple[int, int]:
+        """LSN and time up to which the schema is known to be the full's; (0, 0): nowhere."""
+        end = (0, 0)
+        for part in self.parts:
+            if part.to_lsn < base.lsn:
+                continue
+            if part.fingerprint != base.fingerprint:
+                break
+            end = (part.to_lsn, part.to_at)
+        return end
+
+
+def runs_of(parts: Sequence[Part], bases: Sequence[Base]) -> list[Run]:
+    """Put the parts of one slot together, oldest run first; a full stands where it began."""
+    zero = [Part(b.backup, b.from_lsn, b.from_lsn, b.at, b.fingerprint) for b in bases]
+    groups: list[list[Part]] = []
+    reached = -1
+    for part in sorted([*parts, *zero], key=lambda part: (part.from_lsn, part.to_lsn)):
+        if not groups or part.from_lsn > reached:
+            groups.append([])
+            reached = part.to_lsn
+        groups[-1].append(part)
+        reached = max(reached, part.to_lsn)
+    found = []
+    for group in groups:
+        inside = {part.backup for part in group}
+        # What stood in for a full's own place says nothing of the log.
+        real = [part for part in group if part.stretches or part.to_lsn > part.from_lsn]
+        found.append(Run(real or group, [base for base in bases if base.backup in inside]))
+    return found
+
+
+def resolve(target: Target, runs: Sequence[Run]) -> Resolution:
+    """The full and the cut that meet *target* exactly.
+
+    Raises:
+        RepositoryNotFound: there is no log, or no transaction of that number.
+        UsageError: the target cannot be met exactly; the hint names the nearest that can.
+    """
+    if not any(run.bases for run in runs):
+        raise RepositoryNotFound(
+            "no full backup with a change log behind it",
+            hint="Run `aurora source prepare`, a full backup, and incremental backups after it. "
+            "Until then `aurora backup restore` restores whole backups.",
+        )
+    if target.latest:
+        return _latest(runs)
+    named = target.xid if target.xid is not None else target.before_xid
+    if named is not None and not any(run.by_xid(named) for run in runs):
+        raise RepositoryNotFound(
+            f"the change log holds no transaction {named}",
+            hint=f"{_ranges(runs)} A transaction that changed no table is not in the log, nor is "
+            "one that was rolled back. See `aurora log show`.",
+        )
+    for run in reversed(runs):
+        found = _resolve_in(target, run)
+        if found is not None:
+            return found
+    raise _refused(target, runs)
+
+
+def _resolve_in(target: Target, run: Run) -> Resolution | None:
+    try:
+        cut = _cut(target, run)
+    except LookupError:
+        return None
+    for base in reversed(run.bases):
+        if not run.covers(base) or not _within(target, cut, run, base):
+            continue
+        if any(base.sees(found.xid) for found in run.later(cut, base.lsn)):
+            continue  # its snapshot saw what comes after the target
+        after = next(run.later(cut), None)
+        return Resolution(base, run, cut, after, run.count_later(cut))
+    return None
+
+
+def _cut(target: Target, run: Run) -> Transaction | None:
+    if target.at is not None:
+        return run.last_by_time(target.at)
+    if target.lsn is not None:
+        return run.last_by_lsn(target.lsn)
+    found = run.by_xid(target.xid if target.xid is not None else target.before_xid or 0)
+    if found is None:
+        raise LookupError
+    return found if target.xid is not None else run.previous(found)
+
+
+def _within(target: Target, cut: Transaction | None, run: Run, base: Base) -> bool:
+    """Whether the log knows the schema and every commit between *base* and *target*."""
+    end_lsn, end_at = run.end_for(base)
+    if target.at is not None:
+        return target.at <= end_at and (cut is not None or target.at >= base.at)
+    if target.lsn is not None:
+        return target.lsn <= end_lsn and (cut is not None or target.lsn >= base.lsn)
+    return cut is None or cut.commit_lsn <= end_lsn
+
+
+def _latest(runs: Sequence[Run]) -> Resolution:
+    newest_run = next(run for run in reversed(runs) if run.bases)
+    newest = newest_run.bases[-1]
+    if not newest_run.covers(newest):
+        return Resolution(newest, None, None, None, 0)
+    end_lsn, _ = newest_run.end_for(newest)
+    if end_lsn < newest_run.to_lsn:
+        raise _refused(Target(latest=True), runs)
+    cut = newest_run.last()
+    return Resolution(newest, newest_run, cut, None, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Exact:
+    """A target that can be met, in every measure."""
+
+    at: int
+    lsn: int
+    words: str
+
+
+def _exact_ranges(runs: Sequence[Run]) -> list[tuple[_Exact, _Exact]]:
+    """First and last exact target of every full."""
+    ranges = []
+    for run in runs:
+        for base in run.bases:
+            seen = run.last_seen(base) if run.covers(base) else None
+            at = max(base.at, seen.at if seen else 0)
+            low = _Exact(at, base.lsn, f"{shown_time(at)} (full {base.backup})")
+            end_lsn, end_at = run.end_for(base) if run.covers(base) else (0, 0)
+            high = low
+            if end_lsn:
+                cut = run.last_by_lsn(end_lsn)
+                words = f"{shown_time(end_at)}" + (f" (last transaction {cut})" if cut else "")
+                high = _Exact(end_at, end_lsn, words)
+            ranges.append((low, high))
+    return ranges
+
+
+def _refused(target: Target, runs: Sequence[Run]) -> UsageError:
+    ranges = _exact_ranges(runs)
+    by_time, value = _measure(target, runs)
+
+    def key(exact: _Exact) -> int:
+        return exact.at if by_time else exact.lsn
+
+    below = [exact for pair in ranges for exact in pair if key(exact) < value]
+    above = [exact for pair in ranges for exact in pair if key(exact) > value]
+    nearest = []
+    if below:
+        nearest.append(f"nearest before: {max(below, key=key).words}")
+    if above:
+        nearest.append(f"nearest after: {min(above, key=key).words}")
+    changed = below and above
+    return UsageError(
+        f"{target} cannot be met exactly"
+        + (": the schema changed, or the log has a gap there" if changed else
+           ": it is outside of what the backups and the change log hold"),
+        hint=f"Nothing was changed. The {'; the '.join(nearest)}." if nearest else
+        "Nothing was changed.",
+        context={"nearest": nearest},
+    )  # fmt: skip
+
+
+def _measure(target: Target, runs: Sequence[Run]) -> tuple[bool, int]:
+    """Whether to compare by time, and the target's place."""
+    if target.at is not None:
+        return True, target.at
+    if target.lsn is not None:
+        return False, target.lsn
+    named = target.xid if target.xid is not None else target.before_xid
+    if named is not None:
+        for run in reversed(runs):
+            found = run.by_xid(named)
+            if found is not None:
+                return False, found.commit_lsn
+    return False, max(run.to_lsn for run in runs)
+
+
+def _ranges(runs: Sequence[Run]) -> str:
+    told = [f"{low.words} to {high.words}" for low, high in _exact_ranges(runs)]
+    return f"It reaches from {'; from '.join(told[-3:])}." if told else ""
+
+
+def snapshot_sees(snapshot: str) -> Callable[[int], bool]:
+    """Whether a Begin's 32-bit xid is visible in ``pg_current_snapshot()``'s text.
+
+    Raises ValueError where the text is no snapshot.
+    """
+    xmin_text, xmax_text, running_text = snapshot.split(":")
+    xmin, xmax = int(xmin_text), int(xmax_text)
+    running = frozenset(int(text) for text in running_text.split(",") if text)
+
+    def sees(xid: int) -> bool:
+        # The snapshot counts in 64 bits: the xid is the nearest such one to its end.
+        whole = xmax + ((xid - xmax + 0x80000000) & 0xFFFFFFFF) - 0x80000000
+        return whole < xmin or (whole < xmax and whole not in running)
+
+    return sees
+
+
+def parse_moment(text: str) -> tuple[int, bool]:
+    """Microseconds since 2000 of an ISO 8601 text; and whether UTC was assumed.
+
+    Raises UsageError.
+    """
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError as error:
+        raise UsageError(
+            f"not a time: {text[:60]!r}",
+            hint="Write it as 2024-01-09T12:00:00Z, or with an offset as 2024-01-09 12:00:00+02:00."
+        ) from error  # fmt: skip
+    assumed = moment.tzinfo is None
+    return to_micros(moment.replace(tzinfo=UTC) if assumed else moment), assumed
+
+
+def parse_lsn(text: str) -> int:
+    """``0/16B3748`` as a number. Raises UsageError."""
+    found = _LSN.match(text.strip())
+    if found is None:
+        raise UsageError(f"not an LSN: {text[:40]!r}", hint="An LSN looks like 0/16B3748.")
+    return int(found[1], 16) << 32 | int(found[2], 16)
+
+
+def shown_lsn(lsn: int) -> str:
+    """An LSN as the server writes it."""
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+def to_micros(moment: datetime) -> int:
+    """An aware time as microseconds since 2000."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def shown_time(micros: int) -> str:
+    """ISO 8601 in UTC."""
+    return clock.isoformat(_EPOCH + timedelta(microseconds=micros))

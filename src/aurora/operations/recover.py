@@ -1,0 +1,500 @@
+"""Recovery to a point in time: a full, and what the change log made of it up to the target.
+
+The plan says which full and which transactions; running it reads the log once, keeps the
+last writer of every row, and builds the database as any restore does: aside, checked, then
+put in place.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from aurora import clock
+from aurora.engines.base import LogPart, Segment, Snapshot, TableData
+from aurora.engines.logical.export import progress_of
+from aurora.engines.logical.merge import Merge
+from aurora.engines.logical.mergeload import MergedRows
+from aurora.engines.logical.names import shown
+from aurora.engines.logical.segments import precedes
+from aurora.engines.logical.spool import Scanned, Spool, ends_continued, scan
+from aurora.engines.logical.targets import (
+    Base,
+    Part,
+    Resolution,
+    Run,
+    Stretch,
+    Target,
+    Transaction,
+    resolve,
+    runs_of,
+    shown_time,
+    snapshot_sees,
+    to_micros,
+)
+from aurora.errors import IntegrityError, UnsupportedRepository, UsageError
+from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded, Warned
+from aurora.operations.content import Backup, RepositorySource
+from aurora.operations.reports import RestoreReport
+from aurora.operations.restore import (
+    Content,
+    RestoreOptions,
+    RestorePlan,
+    plan_restore,
+    run_restore,
+)
+from aurora.repository.catalog import BackupEntry
+from aurora.repository.door import Repository
+from aurora.repository.ids import SAFETY
+from aurora.units import format_count, format_size, plural
+
+KIND = "restore-point"
+
+
+class LogSegments:
+    """One backup's segments, in order: reads them, and finds the transactions inside."""
+
+    def __init__(self, source: RepositorySource, segments: Sequence[Segment]) -> None:
+        self._source = source
+        self.segments = tuple(segments)
+        self._scanned: dict[int, Scanned] = {}
+        self._found: dict[int, tuple[Transaction, ...]] = {}
+
+    def payload(self, number: int) -> bytes:
+        """Raises ObjectMissing, ObjectDamaged, StorageError."""
+        return self._source.get(self.segments[number].stored)
+
+    def continued(self, number: int) -> bool:
+        """Whether the last message of segment *number* goes on in the next one."""
+        return number >= 0 and ends_continued(self.payload(number))
+
+    def transactions(self, number: int) -> tuple[Transaction, ...]:
+        """Those that commit in segment *number*; one may have begun in an earlier one."""
+        if number not in self._found:
+            scanned = self._scan(number)
+            if not scanned.first_is_known:
+                scanned = self._scan_again(number)
+            self._found[number] = scanned.found
+        return self._found[number]
+
+    def _scan(self, number: int) -> Scanned:
+        if number not in self._scanned:
+            self._scanned[number] = scan(
+                self.payload(number), continuing=self.continued(number - 1)
+            )
+        return self._scanned[number]
+
+    def _scan_again(self, number: int) -> Scanned:
+        before = number - 1
+        while before > 0 and not self._scan(before).begins:
+            before -= 1
+        open_xid = self._scan(before).open_xid if before >= 0 else 0
+        return scan(self.payload(number), continuing=self.continued(number - 1), open_xid=open_xid)
+
+    def stretches(self) -> tuple[Stretch, ...]:
+        """What :mod:`targets` wants to know of them."""
+        return tuple(
+            Stretch(
+                one.first_lsn, one.end_lsn, _micros(one.first_commit_at),
+                _micros(one.last_commit_at), one.min_xid, one.max_xid, one.transactions,
+                partial(self.transactions, number),
+            )
+            for number, one in enumerate(self.segments)
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One backup of the chain."""
+
+    backup: Backup
+    log: LogPart
+    segments: LogSegments
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryPlan:
+    """What a recovery is going to do, to be shown before it does it."""
+
+    target: Target
+    restore: RestorePlan  # of the full
+    resolution: Resolution
+    chain: tuple[Link, ...]  # incrementals of the run, oldest first
+    wanted: tuple[tuple[Link, int], ...]  # segments to read
+    streamed: frozenset[int]  # oids of tables that the log carries
+    reread: Mapping[str, str]  # other tables, and the moment that their rows are of
+    data: tuple[TableData, ...] = field(repr=False)
+    snapshot: Snapshot = field(repr=False)
+    notices: tuple[str, ...] = ()
+
+    @property
+    def log_bytes(self) -> int:
+        return sum(link.segments.segments[number].raw for link, number in self.wanted)
+
+    @property
+    def state_of(self) -> str:
+        """The moment that is restored, in words."""
+        cut = self.resolution.cut
+        if self.target.at is not None:
+            return str(self.target)
+        if cut is not None:
+            return f"{shown_time(cut.at)} (xid {cut.xid})"
+        return self.restore.backup.snapshot.source.snapshot_at
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Lines for a person."""
+        found, backup = self.resolution, self.restore.backup
+        incrementals = len({link.backup.entry.id for link, _ in self.wanted})
+        lost = "nothing: the log ends there"
+        if found.lost:
+            run_end = shown_time(found.run.to_at) if found.run else ""
+            lost = f"{plural(found.lost, 'transaction')} after it, up to {run_end}"
+        lines = [
+            ("recover to", str(self.target)),
+            ("full", f"{backup.entry.id}, state of {backup.snapshot.source.snapshot_at}"),
+            ("change log", f"{plural(len(self.wanted), 'segment')} of "
+                           f"{plural(incrementals, 'incremental')}, "
+                           f"{format_size(self.log_bytes)}"),
+            ("last applied", str(found.cut) if found.cut else "no transaction of the log"),
+            ("first left out", str(found.after) if found.after else "none"),
+            ("lost", lost),
+        ]  # fmt: skip
+        lines += [("as of a re-read", f"{name}: rows of {at}") for name, at in self.reread.items()]
+        lines += [("notice", notice) for notice in self.notices]
+        return lines + self.restore.facts()[2:]
+
+    def document(self) -> dict[str, object]:
+        """For ``--json``."""
+        found = self.resolution
+        return {
+            "target": str(self.target),
+            "backup_id": self.restore.backup.entry.id,
+            "state_of": self.state_of,
+            "segments": [link.segments.segments[number].object for link, number in self.wanted],
+            "log_bytes": self.log_bytes,
+            "last_applied": _described(found.cut),
+            "first_left_out": _described(found.after),
+            "lost_transactions": found.lost,
+            "reread": dict(self.reread),
+            "notices": list(self.notices),
+            "mode": self.restore.mode,
+            "database": self.restore.state.name,
+        }
+
+
+def plan_recovery(
+    repository: Repository,
+    database: str,
+    target: Target,
+    dsn: str,
+    options: RestoreOptions,
+    *,
+    notices: Sequence[str] = (),
+    sink: EventSink,
+) -> RecoveryPlan:
+    """Find the full and the transactions for *target*, look at the target server. Changes nothing.
+
+    Raises:
+        RepositoryNotFound: there is no change log, or no such transaction in it.
+        UsageError: the target cannot be met exactly; the nearest that can are in the hint.
+        TargetNotEmpty, TargetUnfit, TargetUnreachable: see :func:`restore.plan_restore`.
+    """
+    resolution, links = _resolve(repository, database, target, sink)
+    base = next(link for link in links if link.backup.entry.id == resolution.base.backup)
+    chain = _chain(resolution, links)
+    wanted = tuple(_wanted(resolution, base, chain))
+    before, after = _around(resolution, base, chain)
+    streamed = _streamed(base, chain, resolution)
+    data, reread = _rows(base, before, streamed)
+    snapshot = msgspec.structs.replace(
+        base.backup.snapshot,
+        sequences=after.backup.snapshot.sequences,
+        large_objects=before[-1].backup.snapshot.large_objects,
+    )
+    return RecoveryPlan(
+        target, plan_restore(base.backup, dsn, options), resolution, chain, wanted, streamed,
+        reread, tuple(data), snapshot, tuple(notices),
+    )  # fmt: skip
+
+
+def run_recovery(
+    plan: RecoveryPlan,
+    *,
+    make_safety_backup: Callable[[], str] | None,
+    sink: EventSink,
+) -> RestoreReport:
+    """Do what the plan says.
+
+    Raises:
+        UsageError: a table changed its shape within the log, or the disk has no room for it.
+        ObjectDamaged: the log and the full do not fit one another.
+        See :func:`restore.run_restore` for the rest. The target serves as before.
+    """
+    with tempfile.TemporaryDirectory(prefix="aurora-log-") as name:
+        directory = Path(name)
+        _require_room(plan, directory)
+        spool = Spool(directory)
+        try:
+            merge = _read_log(plan, spool, sink)
+            rows = MergedRows(
+                plan.data,
+                merge.changed,
+                RepositorySource(plan.restore.backup.repository),
+                spool.message,
+                directory,
+                plan.restore.options.jobs,
+                plan.snapshot.source.database.encoding,
+                progress_of("loading rows", sink),
+            )
+
+            def load(*args: object) -> Sequence[TableData]:
+                sink(PhaseBegun("loading rows", sum(d.bytes for d in plan.data)))
+                held = rows.load(*args)  # type: ignore[arg-type]
+                told = f"{format_count(sum(d.rows for d in held))} rows, "
+                sink(PhaseEnded("loading rows", f"{told}{rows.final_rows:,} out of the log"))
+                return held
+
+            content = Content(KIND, plan.state_of, plan.snapshot, load)
+            report = run_restore(
+                plan.restore, make_safety_backup=make_safety_backup, sink=sink, content=content
+            )
+        finally:
+            spool.close()
+    report.notes += _notes(plan, merge)
+    return report
+
+
+def _read_log(plan: RecoveryPlan, spool: Spool, sink: EventSink) -> Merge:
+    tables = {t.oid: t for t in plan.snapshot.tables if t.oid in plan.streamed}
+    merge = Merge(
+        tables,
+        frozenset(t.oid for t in plan.snapshot.tables) - plan.streamed,
+        frozenset(plan.snapshot.skipped),
+        plan.resolution.base.sees,
+        plan.resolution.cut.commit_lsn if plan.resolution.cut else 0,
+        spool.keep,
+    )
+    phase = "reading the change log"
+    sink(PhaseBegun(phase, plan.log_bytes))
+    progress = progress_of(phase, sink)
+    for link, number in plan.wanted:
+        payload = link.segments.payload(number)
+        merge.feed(payload, spool.append(payload))
+        progress(len(payload), link.backup.entry.id)
+        if merge.done:
+            break
+    merge.finish()
+    figures = merge.figures
+    sink(
+        PhaseEnded(
+            phase,
+            f"{plural(figures.transactions, 'transaction')}, {plural(figures.changes, 'change')}",
+        )
+    )
+    sink(Noted(f"{plural(figures.known, 'transaction')} of the log were in the full already"))
+    return merge
+
+
+def _notes(plan: RecoveryPlan, merge: Merge) -> list[str]:
+    touched = sum(1 for table in merge.changed.values() if table.touched)
+    notes = [
+        f"recovered to {plan.target}: {plural(merge.figures.transactions, 'transaction')} applied, "
+        f"the last {plan.resolution.cut or 'none'}",
+        f"of {plural(touched, 'table')} that the log changed the number of rows was checked; of "
+        "the others the checksums too",
+    ]
+    notes += [
+        f"{name} has no replica identity that the log can carry: its rows are of {at}"
+        for name, at in plan.reread.items()
+    ]
+    return [*plan.notices, *notes]
+
+
+def _resolve(
+    repository: Repository, database: str, target: Target, sink: EventSink
+) -> tuple[Resolution, list[Link]]:
+    """Every slot's log is a history of its own; the newest that meets the target is taken."""
+    histories: dict[tuple[object, ...], list[Link]] = {}
+    for link in _links(repository, database, sink):
+        log = link.log
+        key = (log.system_identifier, log.timeline, log.database_oid, log.slot)
+        histories.setdefault(key, []).append(link)
+    runs: list[Run] = []
+    for links in histories.values():
+        runs += _runs(links)
+    runs.sort(key=lambda run: run.to_at)
+    return resolve(target, runs), [link for links in histories.values() for link in links]
+
+
+def _links(repository: Repository, database: str, sink: EventSink) -> Iterator[Link]:
+    for entry in repository.backups(database):
+        if entry.type == SAFETY:
+            continue
+        backup = _opened(repository, entry, sink)
+        if backup is not None and backup.body.log is not None:
+            log = backup.body.log
+            source = RepositorySource(repository)
+            yield Link(backup, log, LogSegments(source, log.segments))
+
+
+def _opened(repository: Repository, entry: BackupEntry, sink: EventSink) -> Backup | None:
+    try:
+        return Backup(repository, entry)
+    except (IntegrityError, UnsupportedRepository) as error:
+        sink(
+            Warned(
+                "backup-unreadable",
+                f"backup {entry.id} cannot be read: {error.message}",
+                f"Run `aurora backup heal {entry.id}`. The recovery goes on without it; it may "
+                "refuse targets that it would reach otherwise.",
+            )
+        )
+        return None
+
+
+def _runs(links: Sequence[Link]) -> list[Run]:
+    parts = [
+        Part(
+            link.backup.entry.id, link.log.from_lsn, link.log.to_lsn, _micros(link.log.to_at),
+            link.log.fingerprint, link.segments.stretches(),
+        )
+        for link in links
+        if link.log.parent
+    ]  # fmt: skip
+    bases = [_base(link) for link in links if not link.log.parent]
+    return runs_of(parts, bases)
+
+
+def _base(link: Link) -> Base:
+    source = link.backup.snapshot.source
+    high, _, low = source.lsn.partition("/")
+    return Base(
+        link.backup.entry.id, link.log.from_lsn, int(high, 16) << 32 | int(low, 16),
+        _micros(source.snapshot_at), link.log.fingerprint, snapshot_sees(source.snapshot),
+    )  # fmt: skip
+
+
+def _chain(resolution: Resolution, links: Sequence[Link]) -> tuple[Link, ...]:
+    """The incrementals of the run, in its order."""
+    if resolution.run is None:
+        return ()
+    by_id = {link.backup.entry.id: link for link in links if link.log.parent}
+    return tuple(by_id[p.backup] for p in resolution.run.parts if p.backup in by_id)
+
+
+def _wanted(
+    resolution: Resolution, base: Link, chain: Sequence[Link]
+) -> Iterator[tuple[Link, int]]:
+    """Segments up to the cut, without those at the beginning that the full holds whole."""
+    cut = resolution.cut
+    if cut is None:
+        return
+    oldest = int(base.backup.snapshot.source.snapshot.split(":")[0]) & 0xFFFFFFFF
+    begun = False
+    for link in chain:
+        first = 0
+        if not begun:
+            first = _first_unseen(link, oldest)
+            begun = first < len(link.segments.segments)
+        for number in range(first, len(link.segments.segments)):
+            yield link, number
+            if link.segments.segments[number].end_lsn > cut.commit_lsn:
+                return
+
+
+def _first_unseen(link: Link, oldest: int) -> int:
+    segments = link.segments.segments
+    for number, one in enumerate(segments):
+        if one.max_xid and not precedes(one.max_xid, oldest):
+            while number and link.segments.continued(number - 1):  # begin with a whole message
+                number -= 1  # noqa: PLW2901 - the search ends here
+            return number
+    return len(segments)
+
+
+def _around(resolution: Resolution, base: Link, chain: Sequence[Link]) -> tuple[list[Link], Link]:
+    """Backups whose re-reads are not later than the target; and the first not before it.
+
+    An incremental's re-reads come after what it drained: they count as the target's own
+    state only where nothing was drained after the target.
+    """
+    reached = resolution.cut.commit_lsn if resolution.cut else 0
+    reached = max(reached, resolution.base.lsn)
+    later = [link for link in chain if link.log.to_lsn >= reached]
+    after = later[0] if later else base
+    before = [base]
+    for link in chain:
+        is_last = link is after and _nothing_after(resolution, link)
+        if link.log.to_lsn >= resolution.base.lsn and (link.log.to_lsn < reached or is_last):
+            before.append(link)
+    return before, after
+
+
+def _nothing_after(resolution: Resolution, link: Link) -> bool:
+    return resolution.after is None or resolution.after.commit_lsn >= link.log.to_lsn
+
+
+def _streamed(base: Link, chain: Sequence[Link], resolution: Resolution) -> frozenset[int]:
+    """Tables that every part of the log from the full to the target carries whole."""
+    found = set(base.log.keyed)
+    reached = max(resolution.cut.commit_lsn if resolution.cut else 0, resolution.base.lsn)
+    for link in chain:
+        if link.log.to_lsn >= resolution.base.lsn:
+            found &= set(link.log.keyed)
+            if link.log.to_lsn >= reached:
+                break
+    rows = {table.oid for table in base.backup.snapshot.tables if table.has_rows}
+    return frozenset(int(oid) for oid in found) & rows
+
+
+def _rows(
+    base: Link, before: Sequence[Link], streamed: frozenset[int]
+) -> tuple[list[TableData], dict[str, str]]:
+    """The rows to begin with: the full's, or for tables outside of the log the last re-read."""
+    rows = {d.oid: d for d in base.backup.data()}
+    at = dict.fromkeys(rows, base.backup.snapshot.source.snapshot_at)
+    for link in before[1:]:
+        others = {d.oid for d in link.backup.body.data} - streamed
+        for found in link.backup.data(others) if others else ():
+            rows[found.oid] = found
+            at[found.oid] = link.backup.snapshot.source.snapshot_at
+    names = {t.oid: shown(t.schema, t.name) for t in base.backup.snapshot.tables if t.has_rows}
+    told = {names[oid]: at[oid] for oid in rows if oid in names and oid not in streamed}
+    return [d for oid, d in rows.items() if oid in names or oid in at], dict(sorted(told.items()))
+
+
+def _require_room(plan: RecoveryPlan, directory: Path) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < plan.log_bytes * 5 // 4:
+        raise UsageError(
+            f"the change log up to the target needs {format_size(plan.log_bytes * 5 // 4)} of "
+            f"temporary disk space, there are {format_size(free)}",
+            hint=f"Nothing was changed. Make room at {directory.parent}, or point TMPDIR at a "
+            "larger disk.",
+        )
+
+
+def _described(found: Transaction | None) -> dict[str, object] | None:
+    if found is None:
+        return None
+    lsn = f"{found.commit_lsn >> 32:X}/{found.commit_lsn & 0xFFFFFFFF:X}"
+    return {"xid": found.xid, "at": shown_time(found.at), "lsn": lsn}
+
+
+def _micros(text: str) -> int:
+    return to_micros(clock.parse(text)) if text else 0
+
+
+def require_one(chosen: Mapping[str, object]) -> None:
+    """Exactly one way to name a target. Raises UsageError."""
+    given = [name for name, value in chosen.items() if value]
+    if len(given) != 1:
+        raise UsageError(
+            "name one target" + (f", not {len(given)}: {', '.join(given)}" if given else ""),
+            hint='Write `aurora backup restore-point "2024-01-09T12:00:00Z"`, or one of --lsn, '
+            "--xid, --before-xid, --latest.",
+        )
