@@ -20,9 +20,13 @@ from aurora.engines.logical.targets import Target
 from aurora.errors import AuroraError, StorageError, UsageError
 from aurora.events import EventSink, discard
 from aurora.operations import backup as backup_operation
+from aurora.operations import incremental
+from aurora.operations import log as log_operation
+from aurora.operations import source as source_operation
 from aurora.operations import verify as verify_operation
 from aurora.operations.backup import BackupOptions, BackupReport
 from aurora.operations.content import Backup
+from aurora.operations.log_state import INCREMENTAL
 from aurora.operations.recover import RecoveryPlan, plan_recovery, run_recovery
 from aurora.operations.reports import RestoreReport, write_report
 from aurora.operations.restore import RestoreOptions, RestorePlan, plan_restore, run_restore
@@ -32,6 +36,7 @@ from aurora.operations.restore_table import (
     plan_restore_table,
     run_restore_table,
 )
+from aurora.operations.source import PreparePlan
 from aurora.operations.verify import Healed, Verified
 from aurora.repository import mirror
 from aurora.repository.catalog import BackupEntry
@@ -45,15 +50,26 @@ from aurora.wiring import Aurora
 def create_backup(
     aurora: Aurora,
     *,
+    kind: str = "full",
     skip: Sequence[str] = (),
     accept_new_source: bool = False,
     sink: EventSink = discard,
 ) -> BackupReport:
-    """Make a full backup, then bring the secondary up to date.
+    """Make a backup, then bring the secondary up to date.
+
+    Args:
+        kind: ``full``, or ``incremental`` (which becomes a full, with ``report.reason``,
+            where the change log does not lead on from the newest backup).
 
     Raises: see :func:`aurora.operations.backup.create_backup`.
     """
-    return backup_operation.create_backup(
+    if kind not in ("full", INCREMENTAL):
+        raise UsageError(
+            f"backups of type {kind[:20]} cannot be made",
+            hint="Use --type full or --type incremental.",
+        )
+    make = incremental.create_full if kind == "full" else incremental.create_incremental
+    return make(
         aurora.source_dsn(),
         aurora.open_primary(),
         _backup_options(aurora, skip=skip, accept_new_source=accept_new_source),
@@ -78,6 +94,49 @@ def _backup_options(
         skip=(*settings.skip, *skip),
         accept_new_source=accept_new_source,
     )
+
+
+def prepare_source(
+    aurora: Aurora,
+    *,
+    undo: bool = False,
+    failover: bool = False,
+    confirm: Callable[[PreparePlan], None] | None = None,
+    sink: EventSink = discard,
+) -> PreparePlan:
+    """Make what the change log needs on the source, or with *undo* remove all of it.
+
+    Args:
+        confirm: gets the plan before anything is changed, and may raise.
+
+    Raises: see :func:`aurora.operations.source.run_prepare` and ``run_undo``.
+    """
+    dsn = aurora.source_dsn()
+    if undo:
+        plan = source_operation.plan_undo(dsn, aurora.database)
+    else:
+        plan = source_operation.plan_prepare(
+            dsn, aurora.database, skip=aurora.settings.backup.skip, failover=failover
+        )
+    if confirm is not None:
+        confirm(plan)
+    if undo:
+        source_operation.run_undo(plan, sink=sink)
+    else:
+        source_operation.run_prepare(plan, sink=sink)
+    return plan
+
+
+def transactions(
+    aurora: Aurora,
+    wanted: log_operation.Filter | None = None,
+    *,
+    storage: str = "primary",
+    sink: EventSink = discard,
+) -> Iterator[log_operation.Transaction]:
+    """The committed transactions of the change log, oldest first."""
+    repository = aurora.open_for_reading(storage, sink=sink)
+    return log_operation.transactions(repository, aurora.database, wanted, sink=sink)
 
 
 def list_backups(

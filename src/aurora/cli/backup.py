@@ -11,6 +11,8 @@ from aurora.cli import recover, restore, verify
 from aurora.cli.render import surface, table
 from aurora.errors import Incomplete, UsageError
 from aurora.operations.backup import BackupReport
+from aurora.operations.incremental import described
+from aurora.operations.log_state import INCREMENTAL
 from aurora.repository.catalog import BackupEntry
 from aurora.units import format_count, format_duration, format_size
 
@@ -28,7 +30,9 @@ Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard outpu
 @backup.command("create")
 def create(
     context: typer.Context,
-    type_: Annotated[str, typer.Option("--type", help="Kind of backup: full.")] = "full",
+    type_: Annotated[
+        str, typer.Option("--type", help="Kind of backup: full or incremental.")
+    ] = "full",
     jobs: Annotated[int | None, typer.Option(help="Connections that read side by side.")] = None,
     skip: Annotated[
         list[str] | None, typer.Option(help="Leave this schema.table out; may be repeated.")
@@ -45,14 +49,19 @@ def create(
 
     Exit code 0: on both storages. 3: complete on the primary, not on the secondary.
     """
-    if type_ != "full":
+    if type_ not in ("full", INCREMENTAL):
         raise UsageError(
-            f"backups of type {type_[:20]} cannot be made yet", hint="Use --type full."
+            f"backups of type {type_[:20]} cannot be made",
+            hint="Use --type full or --type incremental.",
         )
     with surface(json) as shown:
         aurora = run.load(context, {"backup": {"jobs": jobs}})
         report = api.create_backup(
-            aurora, skip=skip or (), accept_new_source=accept_new_source, sink=shown.sink
+            aurora,
+            kind=type_,
+            skip=skip or (),
+            accept_new_source=accept_new_source,
+            sink=shown.sink,
         )
         shown.summary({"operation": "backup create", **report.document()}, _created(report))
     if report.replicated is False:
@@ -66,7 +75,10 @@ def _created(report: BackupReport) -> list[str]:
         False: "complete on the primary, NOT replicated",
     }[report.replicated]
     rate = report.bytes_read / report.seconds if report.seconds else 0
+    log = described(report)
     return [
+        *([f"a full, not an incremental: {report.reason}"] if report.reason else []),
+        *([log] if log else []),
         f"read {format_size(report.bytes_read)} ({format_count(report.rows)} rows of "
         f"{format_count(report.tables)} tables) at {format_size(round(rate))}/s, "
         f"new {format_size(report.bytes_new)}, stored {format_size(report.bytes_stored)}; "

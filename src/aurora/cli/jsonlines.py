@@ -6,6 +6,7 @@ The contract (additive only; new fields and new ``message_type`` values may appe
   seconds_elapsed, seconds_remaining; at most 5 a second (``AURORA_PROGRESS_FPS``)
 - ``phase``: phase, state ``begun`` or ``ended``, summary
 - ``note``: message;  ``warning``: code, message, hint
+- ``transaction``: one of ``log show``
 - ``summary``: the report of the operation; always the last line of a success
 """
 
@@ -53,6 +54,11 @@ class JsonLines:
     def summary(self, report: Mapping[str, Any]) -> None:
         with self._lock:
             self._write("summary", report)
+
+    def record(self, message_type: str, fields: Mapping[str, Any]) -> None:
+        """One of many results."""
+        with self._lock:
+            self._write(message_type, fields)
 
     def _write(self, message_type: str, fields: Mapping[str, Any]) -> None:
         line = {"message_type": message_type, **fields}

@@ -64,6 +64,9 @@ class LogSurface:
         for line in lines:
             console.print(line, markup=False)
 
+    def record(self, _type: str, _fields: Mapping[str, Any], /) -> None:
+        return
+
     def __enter__(self) -> "LogSurface":
         return self
 

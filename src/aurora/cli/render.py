@@ -38,6 +38,9 @@ class Surface(Protocol):
     def print(self, *lines: object) -> None:
         """For people only: text, or anything Rich can show; nothing with ``--json``."""
 
+    def record(self, message_type: str, fields: Mapping[str, Any], /) -> None:
+        """For programs only: one of many results, before the summary."""
+
     def __enter__(self) -> "Surface": ...
 
     def __exit__(
@@ -72,6 +75,9 @@ class JsonSurface:
 
     def print(self, *_: object) -> None:
         return
+
+    def record(self, message_type: str, fields: Mapping[str, Any], /) -> None:
+        self._lines.record(message_type, fields)
 
     def __enter__(self) -> "JsonSurface":
         return self
@@ -150,6 +156,9 @@ class TerminalSurface:
                 self._out.print(line, markup=False, soft_wrap=True)
             else:
                 self._out.print(line)
+
+    def record(self, _type: str, _fields: Mapping[str, Any], /) -> None:
+        return
 
     def _pause(self) -> None:
         with self._lock:

@@ -7,16 +7,18 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from aurora import clock
-from aurora.engines.base import TableData
+from aurora.engines.base import LogPart, TableData
 from aurora.engines.logical.export import ExportOptions, export
 from aurora.engines.logical.snapshot import HeldSnapshot
 from aurora.errors import AuroraError, IntegrityError, UnsupportedRepository
 from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded, Warned
 from aurora.operations.content import Backup, WriterStore, remembered_sums, write_body
+from aurora.operations.log_state import INCREMENTAL, Anchor
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
 from aurora.repository.ids import new_backup_id
 from aurora.repository.mirror import MirrorView, replicate
+from aurora.repository.writer import WriterStats
 from aurora.version import __version__
 
 
@@ -34,6 +36,38 @@ class BackupOptions:
     accept_new_source: bool = False
     label: str = ""
     only: frozenset[tuple[str, str]] | None = None  # rows of these (schema, table) alone
+
+
+@dataclass(slots=True)
+class LogReport:
+    """What a backup holds of the change log, and its place in it. LSNs as numbers."""
+
+    base: str
+    parent: str
+    from_lsn: int
+    to_lsn: int
+    to_at: str
+    segments: int = 0
+    segment_bytes: int = 0  # before compression
+    transactions: int = 0
+    tables_streamed: int = 0
+    tables_read_again: int = 0
+    acknowledged: bool | None = None  # None: nothing was to be acknowledged
+
+    @classmethod
+    def of(cls, part: LogPart) -> "LogReport":
+        return cls(
+            part.base,
+            part.parent,
+            part.from_lsn,
+            part.to_lsn,
+            part.to_at,
+            len(part.segments),
+            sum(segment.raw for segment in part.segments),
+            sum(segment.transactions for segment in part.segments),
+            len(part.keyed),
+            len(part.unkeyed),
+        )
 
 
 @dataclass(slots=True)
@@ -55,8 +89,17 @@ class BackupReport:
     seconds_replicating: float = 0.0
     complete: bool = False
     replicated: bool | None = None  # None: there is no secondary
+    reason: str = ""  # why it is a full although an incremental was asked for
+    log: LogReport | None = None  # None: it has no place in a change log
     skipped: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    def committed(self, entry: BackupEntry, stats: WriterStats) -> None:
+        """The primary holds it."""
+        self.backup_id, self.complete = entry.id, True
+        self.bytes_read, self.bytes_new = stats.raw_bytes, stats.new_raw_bytes
+        self.bytes_stored = stats.stored_bytes
+        self.objects_new, self.objects_reused = stats.new_objects, stats.reused_objects
 
     def document(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -73,8 +116,13 @@ def create_backup(
     *,
     open_mirror: Callable[[], MirrorView] | None,
     sink: EventSink,
+    anchor: Anchor | None = None,
+    reason: str = "",
 ) -> BackupReport:
     """Make one full backup; then bring the secondary up to date.
+
+    With an *anchor* the backup begins a chain of incrementals. *reason* says why it is a
+    full where an incremental was asked for.
 
     A secondary that fails leaves ``replicated`` False and a warning: the backup is made.
 
@@ -83,8 +131,8 @@ def create_backup(
             made, and every earlier one is untouched.
     """
     begun = time.monotonic()
-    report = BackupReport(type=options.type, database=options.database)
-    before = _previous(repository, options.database, sink)
+    report = BackupReport(type=options.type, database=options.database, reason=reason)
+    before = previous_backup(repository, options.database, sink)
     remembered = before.data() if before else []
     cancel = threading.Event()
     with repository.write(options.database, level=options.level) as writer:
@@ -103,7 +151,7 @@ def create_backup(
                     before={table.oid: table for table in remembered},
                     only=options.only,
                 ),
-                accept=lambda held: _accept_source(held, before, options),
+                accept=lambda held: accept_source(held, before, options, anchor),
                 sink=sink,
                 cancel=cancel,
             )
@@ -114,28 +162,29 @@ def create_backup(
             raise
         _fill(report, snapshot.source.snapshot_at, data)
         report.skipped = list(snapshot.skipped)
+        created_at = clock.now()
+        backup_id = new_backup_id(options.type, created_at)
+        log = anchor.settle(backup_id, sink) if anchor is not None else None
         manifest, more = write_body(
             writer,
             snapshot,
             data,
+            log=log,
             aurora=__version__,
             label=options.label,
             partial=options.only is not None,
             figures={"rows": report.rows, "bytes": report.bytes_read, "tables": report.tables},
         )
-        created_at = clock.now()
         entry = writer.commit(
-            backup_id=new_backup_id(options.type, created_at),
+            backup_id=backup_id,
             type=options.type,
             created_at=created_at,
             manifest=manifest,
             uses=[*store.uses(), *more],
         )
         stats = writer.stats
-    report.backup_id, report.complete = entry.id, True
-    report.bytes_read, report.bytes_new = stats.raw_bytes, stats.new_raw_bytes
-    report.bytes_stored = stats.stored_bytes
-    report.objects_new, report.objects_reused = stats.new_objects, stats.reused_objects
+    report.log = LogReport.of(log) if log is not None else None
+    report.committed(entry, stats)
     report.seconds = time.monotonic() - begun
     sink(PhaseEnded("making durable", f"backup {entry.id} is complete on the primary"))
     if report.skipped:
@@ -143,13 +192,15 @@ def create_backup(
         report.warnings.append(told)
         sink(Warned("tables-skipped", told, "They are not in this backup."))
     if open_mirror is not None:
-        _mirror(repository, open_mirror, entry, report, sink)
+        bring_to_mirror(repository, open_mirror, entry, report, sink)
     return report
 
 
-def _previous(repository: Repository, database: str, sink: EventSink) -> Backup | None:
+def previous_backup(repository: Repository, database: str, sink: EventSink) -> Backup | None:
     """The newest readable backup of the database; a damaged one only costs its memory."""
     for entry in reversed(repository.backups(database)):
+        if entry.type == INCREMENTAL:  # it has few tables to remember
+            continue
         try:
             return Backup(repository, entry)
         except (IntegrityError, UnsupportedRepository) as error:
@@ -163,8 +214,15 @@ def _previous(repository: Repository, database: str, sink: EventSink) -> Backup 
     return None
 
 
-def _accept_source(held: HeldSnapshot, before: Backup | None, options: BackupOptions) -> None:
-    """Refuse to mix two databases under one label."""
+def accept_source(
+    held: HeldSnapshot,
+    before: Backup | None,
+    options: BackupOptions,
+    anchor: Anchor | None = None,
+) -> None:
+    """Refuse to mix two databases under one label; let *anchor* look at the snapshot."""
+    if anchor is not None:
+        anchor.see(held)
     if before is None or options.accept_new_source:
         return
     old, new = before.snapshot.source, held.source
@@ -189,7 +247,7 @@ def _fill(report: BackupReport, snapshot_at: str, data: list[TableData]) -> None
     report.bytes_read = sum(table.bytes for table in data)
 
 
-def _mirror(
+def bring_to_mirror(
     repository: Repository,
     open_mirror: Callable[[], MirrorView],
     entry: BackupEntry,

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 from aurora.errors import AuroraError, RepositoryNotFound
 from aurora.operations.content import Backup
 from aurora.operations.findings import Finding, Level, failed, good, guarded, warning
+from aurora.operations.log_checks import check_log
 from aurora.operations.source_checks import check_source, source_facts
 from aurora.operations.storage_checks import check_storage, check_together
 from aurora.postgres.conninfo import ConnInfo
@@ -43,6 +44,7 @@ def examine(subject: Subject, *, jobs: int, skip: Collection[str] = ()) -> Itera
     """All findings, in the order of looking. Never raises an AuroraError."""
     yield from _check_secret_files(subject)
     yield from guarded(lambda: check_source(subject.source(), jobs=jobs, skip=skip))
+    yield from guarded(lambda: check_log(subject.source(), subject.database, skip))
     size = _source_size(subject)
     yield from guarded(lambda: check_storage("primary", subject.storage("primary"), needed=size))
     yield from guarded(lambda: _check_primary(subject), about="primary")

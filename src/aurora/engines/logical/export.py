@@ -45,6 +45,11 @@ class ExportOptions:
     skip: Sequence[str] = ()  # schema.table names
     before: Mapping[int, TableData] = field(default_factory=dict)  # the previous backup's, by oid
     only: frozenset[tuple[str, str]] | None = None  # rows of these tables alone
+    large_objects: bool | None = None  # None: only where all tables are read
+
+    @property
+    def with_large_objects(self) -> bool:
+        return self.only is None if self.large_objects is None else self.large_objects
 
 
 def export(
@@ -71,7 +76,7 @@ def export(
             try:
                 large_objects = (
                     read_large_objects(held.connection, store, cancel)
-                    if options.only is None
+                    if options.with_large_objects
                     else []
                 )
                 data = _read_rows(dsn, store, held, options, sink, cancel)
