@@ -43,7 +43,7 @@ class SegmentBuilder:
         self._types: dict[int, bytes] = {}
         self._xid = 0  # of the transaction that is open
         self._prefix, self._body = bytearray(), bytearray()
-        self._here: set[int] = set()
+        self._here: set[int] = set()  # oids of relations, and of types with a minus sign
         self._facts = _Facts()
 
     def add(self, lsn: int, message: Buffer) -> None:
@@ -81,8 +81,11 @@ class SegmentBuilder:
             oid = pgoutput.relation_of(message)
             self._relations[oid] = bytes(message)
             self._here.add(oid)
+            self._need_types(self._relations[oid])
         elif kind == pgoutput.TYPE:
-            self._types[pgoutput.relation_of(message)] = bytes(message)
+            oid = pgoutput.relation_of(message)
+            self._types[oid] = bytes(message)
+            self._here.add(-oid)
         elif kind == pgoutput.TRUNCATE:
             for oid in pgoutput.read_truncate(message).relations:
                 if oid not in self._here:
@@ -94,11 +97,14 @@ class SegmentBuilder:
         relation = self._relations.get(oid)
         if relation is None:
             return
+        self._need_types(relation)
+        self._frame(self._prefix, relation)
+
+    def _need_types(self, relation: bytes) -> None:
         for column in pgoutput.read_relation(relation).columns:
             if column.type in self._types and -column.type not in self._here:
                 self._here.add(-column.type)
                 self._frame(self._prefix, self._types[column.type])
-        self._frame(self._prefix, relation)
 
     @staticmethod
     def _frame(into: bytearray, message: Buffer, length: int = 0, lsn: int = 0) -> None:
@@ -110,7 +116,9 @@ class SegmentBuilder:
         for piece in pieces[:-1]:
             self._frame(self._body, piece, len(piece) | _CONTINUED, lsn)
             self._close()
+        # Nothing else may follow in that segment: what it needed would stand before the piece.
         self._frame(self._body, pieces[-1], lsn=lsn)
+        self._close()
 
     def _close(self) -> None:
         payload = bytes(self._prefix + self._body) if self._prefix else bytes(self._body)
