@@ -7,7 +7,9 @@ put in place.
 
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from aurora import clock
-from aurora.engines.base import LogPart, Segment, Snapshot, TableData
+from aurora.engines.base import LogPart, Segment, Snapshot, Table, TableData
 from aurora.engines.logical.export import progress_of
 from aurora.engines.logical.merge import Merge
 from aurora.engines.logical.mergeload import MergedRows
@@ -237,8 +239,9 @@ def run_recovery(
     with tempfile.TemporaryDirectory(prefix="aurora-log-") as name:
         directory = Path(name)
         _require_room(plan, directory)
-        spool = Spool(directory)
-        try:
+        with ExitStack() as stack:
+            spool = Spool(directory)
+            stack.callback(spool.close)
             merge = _read_log(plan, spool, sink)
             rows = MergedRows(
                 plan.data,
@@ -250,22 +253,22 @@ def run_recovery(
                 plan.snapshot.source.database.encoding,
                 progress_of("loading rows", sink),
             )
+            stack.callback(rows.close)
 
-            def load(*args: object) -> Sequence[TableData]:
+            def load(
+                dsn: str, tables: Sequence[Table], cancel: threading.Event
+            ) -> Sequence[TableData]:
                 sink(PhaseBegun("loading rows", sum(d.bytes for d in plan.data)))
-                held = rows.load(*args)  # type: ignore[arg-type]
+                held = rows.load(dsn, tables, cancel)
                 told = f"{format_count(sum(d.rows for d in held))} rows, "
                 sink(PhaseEnded("loading rows", f"{told}{rows.final_rows:,} out of the log"))
                 return held
 
-            content = Content(KIND, plan.state_of, plan.snapshot, load)
-            report = run_restore(
+            notes = tuple(_notes(plan, merge))
+            content = Content(KIND, plan.state_of, plan.snapshot, load, notes)
+            return run_restore(
                 plan.restore, make_safety_backup=make_safety_backup, sink=sink, content=content
             )
-        finally:
-            spool.close()
-    report.notes += _notes(plan, merge)
-    return report
 
 
 def _read_log(plan: RecoveryPlan, spool: Spool, sink: EventSink) -> Merge:

@@ -113,6 +113,7 @@ class Content:
     state_of: str
     snapshot: Snapshot  # schema by the backup's archive; its sequences and large objects
     load: LoadRows
+    notes: tuple[str, ...] = ()
 
 
 def plan_restore(backup: Backup, dsn: str, options: RestoreOptions) -> RestorePlan:
@@ -195,6 +196,7 @@ def run_restore(
         target=plan.state.info.redacted(),
         state_of=content.state_of if content else plan.backup.snapshot.source.snapshot_at,
         begun_at=clock.isoformat(clock.now()),
+        notes=list(content.notes) if content else [],
     )
     if plan.mode == "swap" and plan.options.safety and make_safety_backup is not None:
         sink(PhaseBegun("taking a safety backup"))

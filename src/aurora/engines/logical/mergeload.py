@@ -70,6 +70,11 @@ class MergedRows:
         self.final_rows = sum(self._added.values())
         return [self._expected(d) for d in self._with_new(changed) if d.oid in there]
 
+    def close(self) -> None:
+        """Let go of files."""
+        for rows in self._filters.values():
+            rows.close()
+
     def _run(self, dsn: str, loads: Sequence[Load], cancel: threading.Event, copy: "_Copy") -> None:
         load_tables(
             dsn, loads, self.source, jobs=self.jobs, encoding=self.encoding,
@@ -174,6 +179,9 @@ class _Filter:
             made = self._attempts[id(load)] = Attempt()
         return made
 
+    def close(self) -> None:
+        """Let go of files."""
+
     def _give_back(self, attempt: Attempt) -> None:
         """What a failed COPY had taken."""
 
@@ -217,6 +225,10 @@ class KeyedFilter(_Filter):
         lacking = [key for key in self._needed if self._held is None or key not in self._held]
         if lacking:
             raise _not_in_base(self._table.table)
+
+    def close(self) -> None:
+        if self._held is not None:
+            self._held.close()
 
     def column(self, key: bytes, number: int) -> bytes:
         """A column of a base row."""
@@ -288,6 +300,9 @@ class Columns:
             self._at[key, number] = (self._size, len(value))
             self._keys.add(key)
             self._size += len(value)
+
+    def close(self) -> None:
+        self._file.close()
 
     def get(self, key: bytes, number: int) -> bytes:
         with self._lock:

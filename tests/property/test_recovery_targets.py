@@ -1,0 +1,291 @@
+"""Targets against a plain search through every transaction, for logs cut in any way."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aurora.engines.logical.targets import (
+    Base,
+    Part,
+    Run,
+    Stretch,
+    Target,
+    Transaction,
+    parse_lsn,
+    parse_moment,
+    resolve,
+    runs_of,
+    shown_lsn,
+    snapshot_sees,
+    to_micros,
+)
+from aurora.errors import AuroraError, RepositoryNotFound, UsageError
+
+SECOND = 1_000_000
+
+
+@dataclass(frozen=True)
+class History:
+    """A log, its fulls, and what is true of them."""
+
+    transactions: tuple[Transaction, ...]
+    parts: tuple[Part, ...]
+    bases: tuple[Base, ...]
+    seen: dict[str, frozenset[int]]  # commit LSNs that each full's snapshot saw
+    opened: list[int]
+
+
+def _stretch(found: Sequence[Transaction], first_lsn: int, opened: list[int]) -> Stretch:
+    def load() -> Sequence[Transaction]:
+        opened.append(1)
+        return found
+
+    xids = [t.xid for t in found]
+    return Stretch(
+        first_lsn,
+        found[-1].end_lsn if found else 0,
+        found[0].at if found else 0,
+        found[-1].at if found else 0,
+        min(xids, default=0),
+        max(xids, default=0),
+        len(found),
+        load,
+    )
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> History:
+    """A log with commit times that run back a little, xids out of order, fulls at any place."""
+    count = draw(st.integers(0, 30))
+    xids = draw(st.permutations(range(1000, 1000 + count)))
+    transactions, lsn, at = [], 5000, 1_000 * SECOND
+    for xid in xids:
+        lsn += draw(st.integers(10, 50))
+        at += draw(st.sampled_from([0, 0, 1, SECOND, 5 * SECOND, -2 * SECOND]))
+        transactions.append(Transaction(xid, lsn, lsn + 5, at))
+    ends = sorted(draw(st.sets(st.integers(0, count), max_size=4)) | {count})
+    parts, begin, reached = [], 0, 5000
+    opened: list[int] = []
+    for number, end in enumerate(ends):
+        inside = transactions[begin:end]
+        cuts = sorted(draw(st.sets(st.integers(0, len(inside)), max_size=3)) | {0, len(inside)})
+        pieces = [inside[a:b] for a, b in itertools.pairwise(cuts)]
+        stretches, low = [], reached
+        for piece in pieces:
+            stretches.append(_stretch(piece, low, opened))
+            low = piece[-1].end_lsn
+        to = (inside[-1].end_lsn if inside else reached) + draw(st.integers(0, 3))
+        to_at = max([t.at for t in transactions[:end]], default=1_000 * SECOND)
+        parts.append(Part(f"i{number}", reached, to, to_at, "same", tuple(stretches)))
+        begin, reached = end, to
+    bases, seen = [], {}
+    for number in range(draw(st.integers(1, 3))):
+        place = draw(st.integers(0, len(parts) - 1)) if number else 0
+        from_lsn = parts[place].from_lsn
+        upto = draw(st.integers(0, count))
+        upto = max([upto, *(i + 1 for i, t in enumerate(transactions) if t.end_lsn <= from_lsn)])
+        # Some that committed a moment ago are not visible yet.
+        hidden = draw(st.sets(st.integers(max(0, upto - 3), upto), max_size=2))
+        visible = frozenset(t.commit_lsn for i, t in enumerate(transactions[:upto])
+                            if i not in hidden)  # fmt: skip
+        lsn = transactions[upto - 1].end_lsn if upto else 5000
+        at = max([t.at for t in transactions[:upto]], default=1_000 * SECOND)
+        xids_seen = {t.xid for t in transactions if t.commit_lsn in visible}
+        bases.append(Base(f"f{number}", from_lsn, max(lsn, from_lsn), at, "same",
+                          xids_seen.__contains__))  # fmt: skip
+        seen[f"f{number}"] = visible
+    return History(tuple(transactions), tuple(parts), tuple(bases), seen, opened)
+
+
+def _cut(history: History, target: Target) -> int:
+    """By plain search: how many transactions of the log stand at or before the target."""
+    fits = [
+        number + 1
+        for number, found in enumerate(history.transactions)
+        if (target.at is not None and found.at <= target.at)
+        or (target.lsn is not None and found.commit_lsn <= target.lsn)
+        or (target.xid is not None and found.xid == target.xid)
+    ]
+    if target.before_xid is not None:
+        return next(i for i, t in enumerate(history.transactions) if t.xid == target.before_xid)
+    return max(fits, default=0)
+
+
+def _known(history: History, target: Target) -> bool:
+    """Whether a backup saw the schema before the target, and one after it."""
+    moments = [(p.to_lsn, p.to_at) for p in history.parts]
+    moments += [(base.lsn, base.at) for base in history.bases]
+    if target.latest:
+        return True
+    if target.at is not None:
+        return min(at for _, at in moments) <= target.at <= history.parts[-1].to_at
+    lsn = target.lsn
+    if lsn is None:
+        one = next(t for t in history.transactions if t.xid in (target.xid, target.before_xid))
+        lsn = one.commit_lsn - (target.xid is None)
+    return min(lsn for lsn, _ in moments) <= lsn <= history.parts[-1].to_lsn
+
+
+@settings(max_examples=400, deadline=None)
+@given(histories(), st.data())
+def test_as_a_plain_search(history: History, data: st.DataObject) -> None:
+    """The cut, its neighbours, and a full that saw nothing later; or a refusal."""
+    kinds = ["at", "lsn", "latest"] + (["xid", "before_xid"] if history.transactions else [])
+    kind = data.draw(st.sampled_from(kinds))
+    if kind == "at":
+        target = Target(at=1_000 * SECOND + data.draw(st.integers(-3, 150)) * SECOND)
+    elif kind == "lsn":
+        target = Target(lsn=data.draw(st.integers(4990, 6600)))
+    elif kind == "latest":
+        target = Target(latest=True)
+    else:
+        xid = data.draw(st.sampled_from(history.transactions)).xid
+        target = Target(xid=xid) if kind == "xid" else Target(before_xid=xid)
+    runs = runs_of(history.parts, history.bases)
+    cut = len(history.transactions) if target.latest else _cut(history, target)
+    later = {t.commit_lsn for t in history.transactions[cut:]}
+    usable = [base for base in history.bases if not history.seen[base.backup] & later]
+    if not usable or not _known(history, target):
+        with pytest.raises(UsageError) as refused:
+            resolve(target, runs)
+        assert "nearest" in refused.value.hint
+        return
+    found = resolve(target, runs)
+
+    wanted = history.transactions[cut - 1] if cut else None
+    assert found.cut == wanted
+    assert found.after == (history.transactions[cut] if cut < len(history.transactions) else None)
+    assert found.lost == len(later)
+    assert found.base in usable
+    newest = max(usable, key=lambda base: base.lsn)
+    assert found.base.lsn == newest.lsn
+
+
+def _run(*times: int, opened: list[int] | None = None) -> Run:
+    """One transaction in each stretch."""
+    opened = [] if opened is None else opened
+    found = [Transaction(900 + i, 100 * i, 100 * i + 9, at) for i, at in enumerate(times, 1)]
+    stretches = tuple(_stretch([t], t.commit_lsn - 50, opened) for t in found)
+    base = Base("full", 10, 10, times[0] - SECOND, "a", lambda _: False)
+    part = Part("i1", 10, found[-1].end_lsn, times[-1], "a", stretches)
+    return Run([part], [base])
+
+
+def test_equal_times_are_all_applied() -> None:
+    """All commits of the very microsecond belong to it."""
+    run = _run(1000, 2000, 2000, 3000)
+    cut = resolve(Target(at=2000), [run]).cut
+    assert cut is not None
+    assert cut.commit_lsn == 300
+    assert resolve(Target(at=1999), [run]).cut == run.by_xid(901)
+
+
+def test_opens_few_segments() -> None:
+    """A target far back in a long log does not read the whole log."""
+    opened: list[int] = []
+    run = _run(*(i * 3600 * SECOND for i in range(1, 200)), opened=opened)
+    assert resolve(Target(at=100 * 3600 * SECOND + 1), [run]).lost == 99
+    assert len(opened) < 12
+
+
+def test_outside_is_refused_with_the_nearest() -> None:
+    """Both sides are named."""
+    run = _run(1000 * SECOND, 2000 * SECOND)
+    with pytest.raises(UsageError) as early:
+        resolve(Target(at=10 * SECOND), [run])
+    assert "nearest after: 2000-01-01T00:16:39Z (full full)" in early.value.hint
+    with pytest.raises(UsageError) as late:
+        resolve(Target(at=3000 * SECOND), [run])
+    assert "nearest before: 2000-01-01T00:33:20Z (last transaction xid 902" in late.value.hint
+    with pytest.raises(RepositoryNotFound):
+        resolve(Target(xid=77), [run])
+
+
+def test_a_schema_change_is_refused_between_its_neighbours() -> None:
+    """Up to the last part with the full's schema, and from the next full on."""
+    first = _run(1000 * SECOND, 2000 * SECOND)
+    opened: list[int] = []
+    later = Transaction(950, 500, 509, 3000 * SECOND)
+    changed = Part("i2", first.to_lsn, 600, 3500 * SECOND, "b", (_stretch([later], 400, opened),))
+    more = Part("i3", 600, 700, 4500 * SECOND, "b")
+    after = Base("full2", 600, 650, 4000 * SECOND, "b", lambda _: True)
+    runs = runs_of([*first.parts, changed, more], [*first.bases, after])
+    with pytest.raises(UsageError) as refused:
+        resolve(Target(at=3100 * SECOND), runs)
+    assert "nearest before: 2000-01-01T00:33:20Z" in refused.value.hint
+    assert "nearest after: 2000-01-01T01:06:40Z (full full2)" in refused.value.hint
+    with pytest.raises(UsageError):
+        resolve(Target(xid=950), runs)
+    assert resolve(Target(at=2000 * SECOND), runs).base.backup == "full"
+    assert resolve(Target(at=4200 * SECOND), runs).base.backup == "full2"
+
+
+def test_a_gap_is_refused() -> None:
+    """Two slots, nothing known in between."""
+    one = _run(1000 * SECOND, 2000 * SECOND)
+    part = Part("i9", 9000, 9100, 9000 * SECOND, "a")
+    base = Base("full9", 9000, 9050, 8000 * SECOND, "a", lambda _: True)
+    runs = runs_of([*one.parts, part], [*one.bases, base])
+    assert len(runs) == 2
+    with pytest.raises(UsageError):
+        resolve(Target(at=5000 * SECOND), runs)
+    assert resolve(Target(at=8500 * SECOND), runs).base.backup == "full9"
+
+
+def test_without_log() -> None:
+    """A full alone is the latest there is; without any there is nothing."""
+    base = Base("full", 10, 90, 5, "a", lambda _: True)
+    found = resolve(Target(latest=True), runs_of([], [base]))
+    assert (found.run, found.cut) == (None, None)
+    with pytest.raises(RepositoryNotFound):
+        resolve(Target(latest=True), [])
+
+
+@pytest.mark.parametrize(
+    "text,expected",
+    [
+        ("2024-01-09T12:00:00Z", (datetime(2024, 1, 9, 12, tzinfo=UTC), False)),
+        ("2024-01-09 14:00:00+02", (datetime(2024, 1, 9, 12, tzinfo=UTC), False)),
+        ("2024-01-09 12:00:00", (datetime(2024, 1, 9, 12, tzinfo=UTC), True)),
+        ("2024-01-09T12:00:00.000001Z", (datetime(2024, 1, 9, 12, 0, 0, 1, UTC), False)),
+    ],
+)
+def test_moments(text: str, expected: tuple[datetime, bool]) -> None:
+    """ISO 8601, with and without zone."""
+    assert parse_moment(text) == (to_micros(expected[0]), expected[1])
+
+
+@pytest.mark.parametrize("text", ["yesterday", "", "2024-13-01T00:00:00Z"])
+def test_no_moments(text: str) -> None:
+    """What is none is said to be none."""
+    with pytest.raises(AuroraError, match="not a time"):
+        parse_moment(text)
+
+
+def test_lsns() -> None:
+    """As the server writes them."""
+    assert parse_lsn("1/A") == (1 << 32) + 10
+    assert shown_lsn(parse_lsn("16/B374D848")) == "16/B374D848"
+    with pytest.raises(UsageError):
+        parse_lsn("12")
+
+
+def test_snapshots_count_in_64_bits() -> None:
+    """A Begin has the lower half of a transaction's number."""
+    high = 3 << 32
+    sees = snapshot_sees(f"{high + 5}:{high + 10}:{high + 7}")
+    assert [sees(n) for n in (4, 5, 7, 9, 10, 11)] == [True, True, False, True, False, False]
+    assert sees(0xFFFFFFF0)  # of the epoch before
+    around = snapshot_sees(f"{high - 4}:{high - 2}:{high - 4}")
+    assert [around(n & 0xFFFFFFFF) for n in (-5, -4, -3, -2, 3)] == [
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
