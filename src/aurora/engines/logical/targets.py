@@ -261,12 +261,12 @@ def resolve(target: Target, runs: Sequence[Run]) -> Resolution:
 
 
 def _resolve_in(target: Target, run: Run) -> Resolution | None:
-    try:
-        cut = _cut(target, run)
-    except LookupError:
+    place = _place(target, run)
+    if place is None:
         return None
+    cut = place.cut
     for base in reversed(run.bases):
-        if not run.covers(base) or not _within(target, cut, run, base):
+        if not run.covers(base) or not _schema_known(place, run, base):
             continue
         if any(base.sees(found.xid) for found in run.later(cut, base.lsn)):
             continue  # its snapshot saw what comes after the target
@@ -275,25 +275,44 @@ def _resolve_in(target: Target, run: Run) -> Resolution | None:
     return None
 
 
-def _cut(target: Target, run: Run) -> Transaction | None:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a target stands: after *cut*, and measured by its time or by its LSN."""
+
+    cut: Transaction | None
+    at: int | None = None
+    lsn: int = 0
+
+    def reaches(self, lsn: int, at: int) -> bool:
+        """Whether it is not before this moment of the source."""
+        return self.lsn >= lsn if self.at is None else self.at >= at
+
+    def exceeds(self, lsn: int, at: int) -> bool:
+        """Whether it is after this moment of the source."""
+        return self.lsn > lsn if self.at is None else self.at > at
+
+
+def _place(target: Target, run: Run) -> _Place | None:
+    """Where *target* stands in *run*; None: a transaction that is not in it."""
     if target.at is not None:
-        return run.last_by_time(target.at)
+        return _Place(run.last_by_time(target.at), at=target.at)
     if target.lsn is not None:
-        return run.last_by_lsn(target.lsn)
+        return _Place(run.last_by_lsn(target.lsn), lsn=target.lsn)
     found = run.by_xid(target.xid if target.xid is not None else target.before_xid or 0)
     if found is None:
-        raise LookupError
-    return found if target.xid is not None else run.previous(found)
+        return None
+    if target.xid is not None:
+        return _Place(found, lsn=found.commit_lsn)
+    return _Place(run.previous(found), lsn=found.commit_lsn - 1)
 
 
-def _within(target: Target, cut: Transaction | None, run: Run, base: Base) -> bool:
-    """Whether the log knows the schema and every commit between *base* and *target*."""
-    end_lsn, end_at = run.end_for(base)
-    if target.at is not None:
-        return target.at <= end_at and (cut is not None or target.at >= base.at)
-    if target.lsn is not None:
-        return target.lsn <= end_lsn and (cut is not None or target.lsn >= base.lsn)
-    return cut is None or cut.commit_lsn <= end_lsn
+def _schema_known(place: _Place, run: Run, base: Base) -> bool:
+    """Whether the schema was the full's at the target: found the same before it, and after."""
+    if place.exceeds(*run.end_for(base)):
+        return False
+    found = [(part.to_lsn, part.to_at, part.fingerprint) for part in run.parts]
+    found += [(other.lsn, other.at, other.fingerprint) for other in run.bases]
+    return any(place.reaches(lsn, at) for lsn, at, same in found if same == base.fingerprint)
 
 
 def _latest(runs: Sequence[Run]) -> Resolution:
