@@ -158,7 +158,7 @@ def finish(shown: Surface, report: RestoreReport) -> None:
         lines += [f"  {refusal}" for refusal in report.refusals[:50]]
     lines += [f"note: {note}" for note in report.notes]
     lines += [
-        f"checked: {same} of {len(report.tables)} tables equal to the backup, "
+        f"checked: {same} of {len(report.tables)} tables {report.equal_to}, "
         f"{report.sequences} sequences; report {report.path}",
         f"{report.kind} {report.restore_id} of {report.backup_id}: {report.outcome}, "
         f"{format_count(report.rows)} rows, {format_size(report.bytes)} in "

@@ -19,7 +19,7 @@ import msgspec
 from aurora import clock
 from aurora.engines.base import LogPart, Segment, Snapshot, Table, TableData
 from aurora.engines.logical.export import progress_of
-from aurora.engines.logical.merge import Merge
+from aurora.engines.logical.merge import KEYS_IN_MEMORY, Merge
 from aurora.engines.logical.mergeload import MergedRows
 from aurora.engines.logical.names import shown
 from aurora.engines.logical.segments import precedes
@@ -132,6 +132,7 @@ class RecoveryPlan:
     data: tuple[TableData, ...] = field(repr=False)
     snapshot: Snapshot = field(repr=False)
     notices: tuple[str, ...] = ()
+    keys_in_memory: int = KEYS_IN_MEMORY  # keys that the merge holds before it goes to disk
 
     @property
     def log_bytes(self) -> int:
@@ -242,7 +243,7 @@ def run_recovery(
         with ExitStack() as stack:
             spool = Spool(directory)
             stack.callback(spool.close)
-            merge = _read_log(plan, spool, sink)
+            merge = _read_log(plan, spool, directory, stack, sink)
             rows = MergedRows(
                 plan.data,
                 merge.changed,
@@ -271,7 +272,9 @@ def run_recovery(
             )
 
 
-def _read_log(plan: RecoveryPlan, spool: Spool, sink: EventSink) -> Merge:
+def _read_log(
+    plan: RecoveryPlan, spool: Spool, directory: Path, stack: ExitStack, sink: EventSink
+) -> Merge:
     tables = {t.oid: t for t in plan.snapshot.tables if t.oid in plan.streamed}
     merge = Merge(
         tables,
@@ -280,7 +283,10 @@ def _read_log(plan: RecoveryPlan, spool: Spool, sink: EventSink) -> Merge:
         plan.resolution.base.sees,
         plan.resolution.cut.commit_lsn if plan.resolution.cut else 0,
         spool.keep,
+        directory,
+        plan.keys_in_memory,
     )
+    stack.callback(merge.close)
     phase = "reading the change log"
     sink(PhaseBegun(phase, plan.log_bytes))
     progress = progress_of(phase, sink)

@@ -50,6 +50,11 @@ class RestoreReport:
         """For ``--json`` and the JSON file."""
         return {**asdict(self), "seconds": round(self.seconds, 3)}
 
+    @property
+    def equal_to(self) -> str:
+        """What the check compared with, in words; what a merge gives is known by count only."""
+        return "as expected" if self.kind == "restore-point" else "equal to the backup"
+
     def markdown(self) -> str:
         """For people."""
         same = sum(1 for table in self.tables if table.same)
@@ -60,7 +65,7 @@ class RestoreReport:
             f"- target: `{self.target}`" + (f", table `{self.table}`" if self.table else ""),
             f"- begun {self.begun_at}, {format_duration(self.seconds)}",
             f"- {self.rows:,} rows, {format_size(self.bytes)}",
-            f"- checked: {same} of {len(self.tables)} tables equal to the backup "
+            f"- checked: {same} of {len(self.tables)} tables {self.equal_to} "
             f"(rows and checksums), {self.sequences} sequences",
         ]
         if self.restored_as:

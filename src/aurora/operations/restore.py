@@ -124,6 +124,12 @@ def plan_restore(backup: Backup, dsn: str, options: RestoreOptions) -> RestorePl
         TargetUnfit: an older major version, missing extensions or roles, no privilege.
         TargetUnreachable.
     """
+    if backup.body.partial and backup.body.log is not None:
+        raise UsageError(
+            f"backup {backup.entry.id} is an incremental: it holds changes alone",
+            hint="Recover to its end with `aurora backup restore-point "
+            f'"{backup.body.log.to_at}"`, or as far as the change log reaches with --latest.',
+        )
     if backup.body.partial:
         raise UsageError(
             f"backup {backup.entry.id} holds the rows of some tables alone",

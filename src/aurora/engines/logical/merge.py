@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 
 import msgspec
 
@@ -23,10 +24,12 @@ from aurora.engines.base import Table
 from aurora.engines.logical import pgoutput
 from aurora.engines.logical.names import shown
 from aurora.engines.logical.pgoutput import UNCHANGED, Unchanged, Values, read_values
+from aurora.engines.logical.spill import DiskMap
 from aurora.engines.logical.spool import CONTINUED, HEADER
 from aurora.errors import ObjectDamaged, UsageError
 
 GONE = 0  # in place of a position
+KEYS_IN_MEMORY = 4_000_000  # about 200 bytes each
 _NEW, _OLD, _TEXT = ord("N"), ord("O"), ord("t")
 
 # Types whose text holds nothing that COPY escapes: bool, integers, oid, floats, numeric, date,
@@ -63,6 +66,8 @@ Last = int | Filled
 """The position of a key's last row in the log, or GONE."""
 Count = tuple[int, int]
 """How many rows more than in the base, and where in the log one such row lies."""
+_LAST: msgspec.msgpack.Decoder[Last] = msgspec.msgpack.Decoder(Last)
+_COUNT: msgspec.msgpack.Decoder[Count] = msgspec.msgpack.Decoder(Count)
 Log = Callable[[int], bytes]
 """The message at a position."""
 BaseColumn = Callable[[bytes, int], bytes]
@@ -137,6 +142,22 @@ class KeyedTable:
     @property
     def touched(self) -> bool:
         return self.truncated or bool(self.last)
+
+    @property
+    def in_memory(self) -> int:
+        """Keys held in memory."""
+        return 0 if isinstance(self.last, DiskMap) else len(self.last)
+
+    def spill(self, path: Path) -> None:
+        """Move the state to a file."""
+        moved = DiskMap(path, _LAST)
+        moved.take(self.last)
+        self.last = moved
+
+    def close(self) -> None:
+        """Let go of files."""
+        if isinstance(self.last, DiskMap):
+            self.last.close()
 
     def truncate(self) -> None:
         """Forget everything so far, the base too."""
@@ -256,6 +277,22 @@ class CountedTable:
     def touched(self) -> bool:
         return self.truncated or bool(self.counts)
 
+    @property
+    def in_memory(self) -> int:
+        """Keys held in memory."""
+        return 0 if isinstance(self.counts, DiskMap) else len(self.counts)
+
+    def spill(self, path: Path) -> None:
+        """Move the state to a file."""
+        moved = DiskMap(path, _COUNT)
+        moved.take(self.counts)
+        self.counts = moved
+
+    def close(self) -> None:
+        """Let go of files."""
+        if isinstance(self.counts, DiskMap):
+            self.counts.close()
+
     def truncate(self) -> None:
         """Forget everything so far, the base too."""
         self.counts.clear()
@@ -307,6 +344,7 @@ class MergeFigures:
     transactions: int = 0  # applied
     known: int = 0  # left out: the base has them
     changes: int = 0
+    spilled: int = 0  # tables whose state did not fit into memory
 
 
 @dataclass(slots=True)
@@ -320,6 +358,7 @@ class Merge:
         sees: whether the base's snapshot saw a transaction.
         cut: commit LSN of the last transaction to apply.
         keep: puts a message that lay in several segments into the log, and says where.
+        directory: for the state of tables once it has outgrown *keys_in_memory*.
     """
 
     tables: Mapping[int, Table]
@@ -328,6 +367,8 @@ class Merge:
     sees: Callable[[int], bool]
     cut: int
     keep: Callable[[bytes], int]
+    directory: Path
+    keys_in_memory: int = KEYS_IN_MEMORY
     changed: dict[int, Changed] = field(default_factory=dict)
     figures: MergeFigures = field(default_factory=MergeFigures)
     done: bool = False  # the cut is reached
@@ -358,6 +399,7 @@ class Merge:
             else:
                 self._control(data, offset, end)
             offset = end
+        self._spill()
 
     @staticmethod
     def _is_prefix(data: bytes, offset: int) -> bool:
@@ -380,6 +422,19 @@ class Merge:
         if table is not None:
             table.see(data[offset], data, offset + 5, end, position)
             self.figures.changes += 1
+
+    def _spill(self) -> None:
+        """Move the largest tables to disk until the rest is small enough."""
+        waiting = sorted(self.changed.items(), key=lambda item: item[1].in_memory)
+        while waiting and sum(table.in_memory for _, table in waiting) > self.keys_in_memory:
+            oid, table = waiting.pop()
+            table.spill(self.directory / f"keys-{oid}")
+            self.figures.spilled += 1
+
+    def close(self) -> None:
+        """Let go of files."""
+        for table in self.changed.values():
+            table.close()
 
     def finish(self) -> None:
         """Call it after the last segment. Raises ObjectDamaged where a transaction has no end."""
