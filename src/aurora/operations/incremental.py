@@ -225,7 +225,7 @@ def _drain(
             )
         builder.finish()
     except BaseException:
-        uploads.stop()
+        uploads.abandon()
         raise
     segments = uploads.finish()
     count = sum(segment.transactions for segment in segments)
@@ -380,6 +380,6 @@ def described(report: BackupReport) -> str:
     return (
         f"{plural(log.transactions, 'transaction')} ({format_size(log.segment_bytes)}) from "
         f"{format_lsn(log.from_lsn)} to {format_lsn(log.to_lsn)}; "
-        f"{format_count(log.tables_streamed)} tables streamed, "
+        f"{plural(log.tables_streamed, 'table')} streamed, "
         f"{format_count(log.tables_read_again)} read again; parent {log.parent}"
     )

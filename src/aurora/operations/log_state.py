@@ -31,6 +31,7 @@ from aurora.units import format_duration
 INCREMENTAL = "incremental"
 _BARRIER_SECONDS = 60.0
 _LOOKED_AT = 30  # backups, newest first
+_RELEASE_BYTES = 1 << 30
 _FREE_SECONDS = 20.0  # a killed run's walsender ends by itself
 
 
@@ -294,14 +295,29 @@ def acknowledge(dsn: str, names: LogNames, lsn: int) -> None:
             with LogSession(dsn) as session:
                 session.start(names.slot, names.publications, lsn)
                 session.confirm(lsn)
-                if _confirmed(conn, names, lsn):
-                    return
+                done = _confirmed(conn, names, lsn)
+            if done:
+                _release(conn, names, lsn)
+                return
         except SlotBusy:
             pass
         with translated("source", doing="acknowledging the change log"):
             slots.wait_until_free(conn, names.slot, timeout=_FREE_SECONDS)
             if not _confirmed(conn, names, lsn, tries=1):
                 slots.advance_slot(conn, names.slot, lsn)
+
+
+def _release(conn: Connection, names: LogNames, lsn: int) -> None:
+    """Let the server remove WAL: it knows only when it next reads its log how much it may.
+
+    It costs the server a look through what it holds, so it is done only where that is much.
+    """
+    with translated("source", doing="releasing WAL"):
+        slot = slots.read_slot(conn, names.slot)
+        if slot is None or slot.held_bytes - slot.lag_bytes < _RELEASE_BYTES:
+            return
+        slots.wait_until_free(conn, names.slot, timeout=_FREE_SECONDS)
+        slots.advance_slot(conn, names.slot, lsn)
 
 
 def _confirmed(conn: Connection, names: LogNames, lsn: int, *, tries: int = 50) -> bool:

@@ -234,7 +234,7 @@ class LogSession:
                 f"the slot cannot be read: {self._message()}",
                 hint="Run `aurora source prepare`, then make a full backup.",
             )
-        raise psycopg.OperationalError(self._message())
+        raise _error_class(state)(self._message())
 
     def _end(self) -> str:
         self._conn.nonblocking = 0
@@ -244,6 +244,13 @@ class LogSession:
     def _message(self) -> str:
         text = self._conn.error_message.decode(errors="replace").strip()
         return " ".join(text.splitlines()[:1]).removeprefix("ERROR:").strip()
+
+
+def _error_class(state: str) -> type[psycopg.Error]:
+    try:
+        return psycopg.errors.lookup(state)
+    except KeyError:
+        return psycopg.OperationalError
 
 
 class SlotBusy(SourceUnreachable):

@@ -24,6 +24,8 @@ from aurora.engines.logical import pgoutput
 CUT_BYTES = 8 << 20
 _HEADER = struct.Struct("<IQ")
 _CONTINUED = 0x80000000
+_OID = struct.Struct(">I")
+_ROW_KINDS = pgoutput.ROW_KINDS
 _WAITING = 2  # sealed segments that may wait for their upload
 
 Frame = tuple[int, bytes]  # WAL position, message
@@ -45,24 +47,29 @@ class SegmentBuilder:
         self._prefix, self._body = bytearray(), bytearray()
         self._here: set[int] = set()  # oids of relations, and of types with a minus sign
         self._facts = _Facts()
+        self._first_lsn = 0
+        self._room = cut_bytes
 
     def add(self, lsn: int, message: Buffer) -> None:
         """Append a message as the server sent it."""
         kind = message[0]
-        if kind in pgoutput.ROW_KINDS:
-            oid = pgoutput.relation_of(message)
+        if kind in _ROW_KINDS:
+            oid = _OID.unpack_from(message, 1)[0]
             if oid not in self._here:
                 self._need(oid)
         else:
             self._note(kind, message)
-        if not self._facts.first_lsn and lsn:
-            self._facts.first_lsn = lsn
-        if len(message) > self._cut:
+        if lsn and not self._first_lsn:
+            self._first_lsn = lsn
+        size = len(message)
+        self._room -= size + _HEADER.size
+        if size > self._cut:
             self._part(lsn, message)
             return
-        self._body += _HEADER.pack(len(message), lsn)
-        self._body += message
-        if len(self._body) + len(self._prefix) >= self._cut:
+        body = self._body
+        body += _HEADER.pack(size, lsn)
+        body += message
+        if self._room <= 0:
             self._close()
 
     def finish(self) -> None:
@@ -98,13 +105,17 @@ class SegmentBuilder:
         if relation is None:
             return
         self._need_types(relation)
-        self._frame(self._prefix, relation)
+        self._before(relation)
 
     def _need_types(self, relation: bytes) -> None:
         for column in pgoutput.read_relation(relation).columns:
             if column.type in self._types and -column.type not in self._here:
                 self._here.add(-column.type)
-                self._frame(self._prefix, self._types[column.type])
+                self._before(self._types[column.type])
+
+    def _before(self, message: bytes) -> None:
+        self._frame(self._prefix, message)
+        self._room -= len(message) + _HEADER.size
 
     @staticmethod
     def _frame(into: bytearray, message: Buffer, length: int = 0, lsn: int = 0) -> None:
@@ -122,10 +133,11 @@ class SegmentBuilder:
 
     def _close(self) -> None:
         payload = bytes(self._prefix + self._body) if self._prefix else bytes(self._body)
-        self._seal(payload, self._facts.segment(len(payload)))
+        self._seal(payload, self._facts.segment(len(payload), self._first_lsn))
         self._prefix, self._body = bytearray(), bytearray()
         self._here = set()
         self._facts = _Facts()
+        self._first_lsn, self._room = 0, self._cut
         if self._xid:
             self._facts.see_xid(self._xid)
 
@@ -133,10 +145,9 @@ class SegmentBuilder:
 class _Facts:
     """What a segment's description says of it."""
 
-    __slots__ = ("_first", "_last", "_max", "_min", "_transactions", "first_lsn")
+    __slots__ = ("_first", "_last", "_max", "_min", "_transactions")
 
     def __init__(self) -> None:
-        self.first_lsn = 0
         self._first: pgoutput.Commit | None = None
         self._last: pgoutput.Commit | None = None
         self._min = self._max = 0
@@ -155,11 +166,11 @@ class _Facts:
         self._last = commit
         self._transactions += 1
 
-    def segment(self, raw: int) -> Segment:
+    def segment(self, raw: int, first_lsn: int) -> Segment:
         return Segment(
             object="",
             raw=raw,
-            first_lsn=self.first_lsn,
+            first_lsn=first_lsn,
             end_lsn=self._last.end_lsn if self._last else 0,
             first_commit_at=_text(self._first),
             last_commit_at=_text(self._last),
@@ -230,6 +241,7 @@ class SegmentUploads:
         self._queue: queue.Queue[tuple[bytes, Segment] | None] = queue.Queue()
         self._done: list[Segment] = []
         self._error: BaseException | None = None
+        self._dropped = False
         self._thread = threading.Thread(target=self._run, name="log-uploads", daemon=True)
         self._thread.start()
 
@@ -253,13 +265,18 @@ class SegmentUploads:
         self._queue.put(None)
         self._thread.join()
 
+    def abandon(self) -> None:
+        """End the thread; what waits is dropped."""
+        self._dropped = True
+        self.stop()
+
     def _check(self) -> None:
         if self._error is not None:
             raise self._error
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            if self._error is not None:
+            if self._error is not None or self._dropped:
                 continue
             payload, segment = item
             try:
