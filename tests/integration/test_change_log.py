@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from functools import partial
+from typing import Any
 
 import psycopg
 import pytest
@@ -12,10 +13,11 @@ from aurora.engines.base import Buffer
 from aurora.engines.logical.pgoutput import INSERT, parse
 from aurora.engines.logical.segments import SegmentBuilder, read_frames
 from aurora.errors import SourceUnsupported
-from aurora.events import discard
+from aurora.events import Warned, discard
 from aurora.operations import incremental as operation
-from aurora.operations.doctor import check_log
+from aurora.operations import log_state
 from aurora.operations.findings import Level
+from aurora.operations.log_checks import check_log
 from aurora.operations.source import plan_prepare, plan_undo, run_prepare
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.embedded import EmbeddedServer
@@ -465,3 +467,83 @@ def test_slow_uploads_do_not_end_the_session(
     assert (report.type, report.reason) == ("incremental", "")
     assert len(log_of(project).segments) > 15
     assert "replication timeout" not in server.log()
+
+
+def test_a_schema_change_while_draining_makes_a_full(
+    source: str, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full(project, source)
+    run_script(source, "INSERT INTO keyed VALUES (1000, 'x')")
+    drain = operation._drain
+
+    def with_a_migration(*arguments: Any) -> Any:
+        drained = drain(*arguments)
+        run_script(source, "ALTER TABLE keyed ADD extra int")
+        return drained
+
+    monkeypatch.setattr(operation, "_drain", with_a_migration)
+    report = incremental(project, source)
+    monkeypatch.setattr(operation, "_drain", drain)
+
+    assert (report.type, report.reason) == (
+        "full", "the schema changed while the log was drained",
+    )  # fmt: skip
+    run_script(source, "INSERT INTO keyed VALUES (1001, 'x', 1)")
+    assert incremental(project, source).type == "incremental"
+    assert [len(one.tables) for one in logged(project)] == [1, 1]
+
+
+def test_an_old_transaction_keeps_a_full_out_of_the_log(
+    source: str, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may commit after the snapshot, and began before the slot: neither would hold it."""
+    opened = partial(log_state.open_anchor, barrier_seconds=0.3)
+    monkeypatch.setattr(operation, "open_anchor", opened)
+    with psycopg.connect(source) as conn:
+        conn.execute("INSERT INTO keyed VALUES (1000, 'open')")
+        report = full(project, source)
+        assert report.log is None
+        told = [one.message for one in project.events if isinstance(one, Warned)]
+        assert any("a transaction from before is still open: process" in one for one in told)
+        conn.commit()
+    assert full(project, source).log is not None
+    # Once the chain holds, a full waits for nobody.
+    with psycopg.connect(source) as conn:
+        conn.execute("INSERT INTO keyed VALUES (1001, 'open')")
+        assert full(project, source).log is not None
+
+
+def test_wal_is_released_where_much_is_held(
+    source: str, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_state, "_RELEASE_BYTES", 1 << 20)
+    full(project, source)
+    run_script(source, "INSERT INTO keyed SELECT i, repeat('x', 500)"
+               " FROM generate_series(1000, 9000) i")  # fmt: skip
+    run_sql(source, "CHECKPOINT", "SELECT pg_log_standby_snapshot()")
+
+    report = incremental(project, source)
+
+    assert report.warnings == []
+    ((held,),) = run_sql(
+        source,
+        "SELECT (pg_current_wal_lsn() - restart_lsn)::bigint FROM pg_replication_slots"
+        " WHERE database = current_database()",
+    )
+    assert held < 1 << 20
+    assert incremental(project, source).type == "incremental"
+
+
+@pytest.mark.pg_majors(14, 16, 18)
+def test_other_majors(pg: EmbeddedServer, new_database: NewDatabase, project: Project) -> None:
+    dsn = new_database()
+    run_script(dsn, TABLES)
+    prepare(dsn)
+    for statement in ALL_FAIL_LESS.split(";"):
+        run_script(dsn, statement)
+    full(project, dsn)
+    run_script(dsn, "INSERT INTO keyed VALUES (1, 'a'); INSERT INTO parted VALUES (120, 'b')")
+    report = incremental(project, dsn)
+    assert (report.type, report.reason) == ("incremental", "")
+    assert set(logged(project)[-1].tables) == {"public.keyed", "public.part2"}
+    undo(dsn)

@@ -33,8 +33,8 @@ def test_relation_and_type() -> None:
     assert pgoutput.parse(message) == pgoutput.Relation(
         77, "public", "a b", "d",
         (
-            pgoutput.RelationColumn("id", 23, -1, True),
-            pgoutput.RelationColumn("grüße", 1043, 14, False),
+            pgoutput.RelationColumn("id", 23, -1, is_key=True),
+            pgoutput.RelationColumn("grüße", 1043, 14, is_key=False),
         ),
     )  # fmt: skip
     assert pgoutput.relation_of(message) == 77
@@ -47,21 +47,27 @@ def test_rows() -> None:
     new = row(text(b"1"), b"n", b"u", text(b""))
     values = [b"1", None, UNCHANGED, b""]
     assert pgoutput.parse(b"I" + oid + b"N" + new) == pgoutput.Insert(5, values)
-    assert pgoutput.parse(b"U" + oid + b"N" + new) == pgoutput.Update(5, None, False, values)
+    assert pgoutput.parse(b"U" + oid + b"N" + new) == pgoutput.Update(
+        5, None, old_is_full=False, new=values
+    )
     old = row(text(b"0"), b"n")
     keyed = pgoutput.parse(b"U" + oid + b"K" + old + b"N" + new)
-    assert keyed == pgoutput.Update(5, [b"0", None], False, values)
+    assert keyed == pgoutput.Update(5, [b"0", None], old_is_full=False, new=values)
     full = pgoutput.parse(memoryview(b"U" + oid + b"O" + old + b"N" + new))
-    assert full == pgoutput.Update(5, [b"0", None], True, values)
+    assert full == pgoutput.Update(5, [b"0", None], old_is_full=True, new=values)
     gone = pgoutput.parse(b"D" + oid + b"K" + old)
-    assert gone == pgoutput.Delete(5, [b"0", None], False)
+    assert gone == pgoutput.Delete(5, [b"0", None], old_is_full=False)
 
 
 def test_truncate_and_message() -> None:
     truncate = b"T" + struct.pack(">iB2I", 2, 3, 8, 9)
-    assert pgoutput.parse(truncate) == pgoutput.Truncate((8, 9), True, True)
+    assert pgoutput.parse(truncate) == pgoutput.Truncate(
+        (8, 9), cascade=True, restart_identity=True
+    )
     message = b"M" + struct.pack(">BQ", 1, 55) + b"aurora\0" + struct.pack(">i", 3) + b"abc"
-    assert pgoutput.parse(message) == pgoutput.Message(True, 55, "aurora", b"abc")
+    assert pgoutput.parse(message) == pgoutput.Message(
+        transactional=True, lsn=55, prefix="aurora", content=b"abc"
+    )
 
 
 @pytest.mark.parametrize(
