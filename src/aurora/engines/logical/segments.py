@@ -6,8 +6,6 @@ needs and that came earlier: a server sends them once a session. A segment may b
 between any two messages, so a transaction may go on in the next one. A message too large
 for one segment is parted: every frame of it but the last has the highest bit of its length
 set, and each stands in a segment of its own.
-
-docs/format.md is normative for what a reader must accept.
 """
 
 import queue
