@@ -11,7 +11,8 @@ import pytest
 
 from aurora.engines.base import Column, Table
 from aurora.engines.logical.copyin import Load
-from aurora.engines.logical.merge import CountedTable, KeyedTable, Merge, escape
+from aurora.engines.logical.lastrows import CountedTable, KeyedTable, escape
+from aurora.engines.logical.merge import Merge
 from aurora.engines.logical.mergeload import CountedFilter, KeyedFilter, key_of_line, whole_lines
 from aurora.engines.logical.spool import CONTINUED, HEADER, Spool, ends_continued, scan
 from aurora.errors import ObjectDamaged, UsageError

@@ -18,7 +18,7 @@ import msgspec
 
 from aurora.engines.base import BufferSource, Progress, Table, TableData
 from aurora.engines.logical.copyin import Load, copy_rows, fetch_ahead, load_tables, plan_loads
-from aurora.engines.logical.merge import Changed, CountedTable, KeyedTable, Log, digest
+from aurora.engines.logical.lastrows import Changed, CountedTable, KeyedTable, Log, digest
 from aurora.engines.logical.names import Connection, quoted, shown
 from aurora.errors import Cancelled, IntegrityError, ObjectDamaged
 

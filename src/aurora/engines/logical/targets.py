@@ -214,9 +214,11 @@ class Run:
 def runs_of(parts: Sequence[Part], bases: Sequence[Base]) -> list[Run]:
     """Put the parts of one slot together, oldest run first; a full stands where it began."""
     zero = [Part(b.backup, b.from_lsn, b.from_lsn, b.at, b.fingerprint) for b in bases]
+    fulls = {base.backup for base in bases}
     groups: list[list[Part]] = []
     reached = -1
-    for part in sorted([*parts, *zero], key=lambda part: (part.from_lsn, part.to_lsn)):
+    in_order = sorted([*parts, *zero], key=lambda part: (part.from_lsn, part.to_lsn, part.to_at))
+    for part in in_order:
         if not groups or part.from_lsn > reached:
             groups.append([])
             reached = part.to_lsn
@@ -226,7 +228,7 @@ def runs_of(parts: Sequence[Part], bases: Sequence[Base]) -> list[Run]:
     for group in groups:
         inside = {part.backup for part in group}
         # What stood in for a full's own place says nothing of the log.
-        real = [part for part in group if part.stretches or part.to_lsn > part.from_lsn]
+        real = [part for part in group if part.backup not in fulls]
         found.append(Run(real or group, [base for base in bases if base.backup in inside]))
     return found
 
