@@ -1,7 +1,9 @@
 """`restore-point` end to end: exact targets, refused ones, in place, and by the command line."""
 
 import contextlib
+import time
 from collections.abc import Iterator
+from datetime import UTC
 from typing import Any
 
 import psycopg
@@ -203,6 +205,28 @@ def test_outside_of_the_log(story: Story, new_target: NewTarget) -> None:
         with pytest.raises(UsageError, match="cannot be met exactly") as refused:
             story.plan(new_target(), Target(at=at))
         assert "nearest" in refused.value.hint
+
+
+def test_while_nothing_is_streamed(story: Story, new_target: NewTarget) -> None:
+    """Idle hours: any moment of them is exact, and other tables are of the last re-read."""
+    story.prepare()
+    story.full()
+    story.sql("INSERT INTO one VALUES (100)")
+    found = []
+    for number in range(3):
+        story.sql(f"INSERT INTO loose VALUES (10 + {number})")
+        story.incremental()
+        found.append(run_sql(story.dsn, "SELECT clock_timestamp()")[0][0])
+        time.sleep(0.2)
+    target = new_target()
+    plan = story.plan(target, Target(at=to_micros(found[1])))
+    assert plan.reread["public.loose"] < found[1].astimezone(UTC).isoformat()
+    story.recover(target, Target(at=to_micros(found[1])))
+    assert rows(target, "loose") == [(1,), (10,), (11,)]
+    assert rows(target, "one")[-1] == (100,)
+    newest = new_target()
+    story.recover(newest, Target(latest=True))
+    assert rows(newest, "loose") == [(1,), (10,), (11,), (12,)]
 
 
 def test_in_place(story: Story) -> None:

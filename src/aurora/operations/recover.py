@@ -11,36 +11,27 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from aurora import clock
-from aurora.engines.base import LogPart, Segment, Snapshot, Table, TableData
+from aurora.engines.base import Snapshot, Table, TableData
 from aurora.engines.logical.export import progress_of
 from aurora.engines.logical.merge import KEYS_IN_MEMORY, Merge
 from aurora.engines.logical.mergeload import MergedRows
 from aurora.engines.logical.names import shown
 from aurora.engines.logical.segments import precedes
-from aurora.engines.logical.spool import Scanned, Spool, ends_continued, scan
+from aurora.engines.logical.spool import Spool
 from aurora.engines.logical.targets import (
-    Base,
-    Part,
     Resolution,
-    Run,
-    Stretch,
     Target,
     Transaction,
-    resolve,
-    runs_of,
     shown_time,
-    snapshot_sees,
-    to_micros,
 )
-from aurora.errors import IntegrityError, UnsupportedRepository, UsageError
-from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded, Warned
-from aurora.operations.content import Backup, RepositorySource
+from aurora.errors import UsageError
+from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded
+from aurora.operations.content import RepositorySource
+from aurora.operations.log_history import Link, micros, resolve_target
 from aurora.operations.reports import RestoreReport
 from aurora.operations.restore import (
     Content,
@@ -49,73 +40,10 @@ from aurora.operations.restore import (
     plan_restore,
     run_restore,
 )
-from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
-from aurora.repository.ids import SAFETY
 from aurora.units import format_count, format_size, plural
 
 KIND = "restore-point"
-
-
-class LogSegments:
-    """One backup's segments, in order: reads them, and finds the transactions inside."""
-
-    def __init__(self, source: RepositorySource, segments: Sequence[Segment]) -> None:
-        self._source = source
-        self.segments = tuple(segments)
-        self._scanned: dict[int, Scanned] = {}
-        self._found: dict[int, tuple[Transaction, ...]] = {}
-
-    def payload(self, number: int) -> bytes:
-        """Raises ObjectMissing, ObjectDamaged, StorageError."""
-        return self._source.get(self.segments[number].stored)
-
-    def continued(self, number: int) -> bool:
-        """Whether the last message of segment *number* goes on in the next one."""
-        return number >= 0 and ends_continued(self.payload(number))
-
-    def transactions(self, number: int) -> tuple[Transaction, ...]:
-        """Those that commit in segment *number*; one may have begun in an earlier one."""
-        if number not in self._found:
-            scanned = self._scan(number)
-            if not scanned.first_is_known:
-                scanned = self._scan_again(number)
-            self._found[number] = scanned.found
-        return self._found[number]
-
-    def _scan(self, number: int) -> Scanned:
-        if number not in self._scanned:
-            self._scanned[number] = scan(
-                self.payload(number), continuing=self.continued(number - 1)
-            )
-        return self._scanned[number]
-
-    def _scan_again(self, number: int) -> Scanned:
-        before = number - 1
-        while before > 0 and not self._scan(before).begins:
-            before -= 1
-        open_xid = self._scan(before).open_xid if before >= 0 else 0
-        return scan(self.payload(number), continuing=self.continued(number - 1), open_xid=open_xid)
-
-    def stretches(self) -> tuple[Stretch, ...]:
-        """What :mod:`targets` wants to know of them."""
-        return tuple(
-            Stretch(
-                one.first_lsn, one.end_lsn, _micros(one.first_commit_at),
-                _micros(one.last_commit_at), one.min_xid, one.max_xid, one.transactions,
-                partial(self.transactions, number),
-            )
-            for number, one in enumerate(self.segments)
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """One backup of the chain."""
-
-    backup: Backup
-    log: LogPart
-    segments: LogSegments
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +134,7 @@ def plan_recovery(
         UsageError: the target cannot be met exactly; the nearest that can are in the hint.
         TargetNotEmpty, TargetUnfit, TargetUnreachable: see :func:`restore.plan_restore`.
     """
-    resolution, links = _resolve(repository, database, target, sink)
+    resolution, links = resolve_target(repository, database, target, sink)
     base = next(link for link in links if link.backup.entry.id == resolution.base.backup)
     chain = _chain(resolution, links)
     wanted = tuple(_wanted(resolution, base, chain))
@@ -323,70 +251,6 @@ def _notes(plan: RecoveryPlan, merge: Merge) -> list[str]:
     return [*plan.notices, *notes]
 
 
-def _resolve(
-    repository: Repository, database: str, target: Target, sink: EventSink
-) -> tuple[Resolution, list[Link]]:
-    """Every slot's log is a history of its own; the newest that meets the target is taken."""
-    histories: dict[tuple[object, ...], list[Link]] = {}
-    for link in _links(repository, database, sink):
-        log = link.log
-        key = (log.system_identifier, log.timeline, log.database_oid, log.slot)
-        histories.setdefault(key, []).append(link)
-    runs: list[Run] = []
-    for links in histories.values():
-        runs += _runs(links)
-    runs.sort(key=lambda run: run.to_at)
-    return resolve(target, runs), [link for links in histories.values() for link in links]
-
-
-def _links(repository: Repository, database: str, sink: EventSink) -> Iterator[Link]:
-    for entry in repository.backups(database):
-        if entry.type == SAFETY:
-            continue
-        backup = _opened(repository, entry, sink)
-        if backup is not None and backup.body.log is not None:
-            log = backup.body.log
-            source = RepositorySource(repository)
-            yield Link(backup, log, LogSegments(source, log.segments))
-
-
-def _opened(repository: Repository, entry: BackupEntry, sink: EventSink) -> Backup | None:
-    try:
-        return Backup(repository, entry)
-    except (IntegrityError, UnsupportedRepository) as error:
-        sink(
-            Warned(
-                "backup-unreadable",
-                f"backup {entry.id} cannot be read: {error.message}",
-                f"Run `aurora backup heal {entry.id}`. The recovery goes on without it; it may "
-                "refuse targets that it would reach otherwise.",
-            )
-        )
-        return None
-
-
-def _runs(links: Sequence[Link]) -> list[Run]:
-    parts = [
-        Part(
-            link.backup.entry.id, link.log.from_lsn, link.log.to_lsn, _micros(link.log.to_at),
-            link.log.fingerprint, link.segments.stretches(),
-        )
-        for link in links
-        if link.log.parent
-    ]  # fmt: skip
-    bases = [_base(link) for link in links if not link.log.parent]
-    return runs_of(parts, bases)
-
-
-def _base(link: Link) -> Base:
-    source = link.backup.snapshot.source
-    high, _, low = source.lsn.partition("/")
-    return Base(
-        link.backup.entry.id, link.log.from_lsn, int(high, 16) << 32 | int(low, 16),
-        _micros(source.snapshot_at), link.log.fingerprint, snapshot_sees(source.snapshot),
-    )  # fmt: skip
-
-
 def _chain(resolution: Resolution, links: Sequence[Link]) -> tuple[Link, ...]:
     """The incrementals of the run, in its order."""
     if resolution.run is None:
@@ -428,22 +292,29 @@ def _first_unseen(link: Link, oldest: int) -> int:
 def _around(resolution: Resolution, base: Link, chain: Sequence[Link]) -> tuple[list[Link], Link]:
     """Backups whose re-reads are not later than the target; and the first not before it.
 
-    An incremental's re-reads come after what it drained: they count as the target's own
-    state only where nothing was drained after the target.
+    An incremental's re-reads come a moment after what it drained: they count as the
+    target's own state where the target is not before that, or nothing was drained in between.
     """
-    reached = resolution.cut.commit_lsn if resolution.cut else 0
-    reached = max(reached, resolution.base.lsn)
-    later = [link for link in chain if link.log.to_lsn >= reached]
+    place, cut = resolution.place, resolution.cut
+    behind = [link for link in chain if link.log.to_lsn >= resolution.base.lsn]
+    later = [
+        link
+        for link in behind
+        if not place.exceeds(link.log.to_lsn, micros(link.log.to_at))
+        and link.log.to_lsn >= (cut.commit_lsn if cut else 0)
+    ]
     after = later[0] if later else base
     before = [base]
-    for link in chain:
-        is_last = link is after and _nothing_after(resolution, link)
-        if link.log.to_lsn >= resolution.base.lsn and (link.log.to_lsn < reached or is_last):
+    for link in behind:
+        reached = place.reaches(link.log.to_lsn, micros(link.log.to_at))
+        if reached or (link is after and _nothing_after(resolution, link)):
             before.append(link)
     return before, after
 
 
 def _nothing_after(resolution: Resolution, link: Link) -> bool:
+    if resolution.place.at is not None:
+        return False
     return resolution.after is None or resolution.after.commit_lsn >= link.log.to_lsn
 
 
@@ -492,10 +363,6 @@ def _described(found: Transaction | None) -> dict[str, object] | None:
         return None
     lsn = f"{found.commit_lsn >> 32:X}/{found.commit_lsn & 0xFFFFFFFF:X}"
     return {"xid": found.xid, "at": shown_time(found.at), "lsn": lsn}
-
-
-def _micros(text: str) -> int:
-    return to_micros(clock.parse(text)) if text else 0
 
 
 def require_one(chosen: Mapping[str, object]) -> None:

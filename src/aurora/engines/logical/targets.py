@@ -103,14 +103,36 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a target stands: after *cut*, and measured by its time or by its LSN."""
+
+    cut: Transaction | None
+    at: int | None = None
+    lsn: int = 0
+
+    def reaches(self, lsn: int, at: int) -> bool:
+        """Whether it is not before this moment of the source."""
+        return self.lsn >= lsn if self.at is None else self.at >= at
+
+    def exceeds(self, lsn: int, at: int) -> bool:
+        """Whether it is after this moment of the source."""
+        return self.lsn > lsn if self.at is None else self.at > at
+
+
+@dataclass(frozen=True, slots=True)
 class Resolution:
     """A target that can be met exactly."""
 
     base: Base
     run: "Run | None"  # None: the full itself, nothing to apply
-    cut: Transaction | None  # the last transaction to apply; None: none of the log
+    place: Place
     after: Transaction | None  # the first that is left out
     lost: int  # transactions of the log after the cut
+
+    @property
+    def cut(self) -> Transaction | None:
+        """The last transaction to apply; None: none of the log."""
+        return self.place.cut
 
 
 class Run:
@@ -273,42 +295,25 @@ def _resolve_in(target: Target, run: Run) -> Resolution | None:
         if any(base.sees(found.xid) for found in run.later(cut, base.lsn)):
             continue  # its snapshot saw what comes after the target
         after = next(run.later(cut), None)
-        return Resolution(base, run, cut, after, run.count_later(cut))
+        return Resolution(base, run, place, after, run.count_later(cut))
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a target stands: after *cut*, and measured by its time or by its LSN."""
-
-    cut: Transaction | None
-    at: int | None = None
-    lsn: int = 0
-
-    def reaches(self, lsn: int, at: int) -> bool:
-        """Whether it is not before this moment of the source."""
-        return self.lsn >= lsn if self.at is None else self.at >= at
-
-    def exceeds(self, lsn: int, at: int) -> bool:
-        """Whether it is after this moment of the source."""
-        return self.lsn > lsn if self.at is None else self.at > at
-
-
-def _place(target: Target, run: Run) -> _Place | None:
+def _place(target: Target, run: Run) -> Place | None:
     """Where *target* stands in *run*; None: a transaction that is not in it."""
     if target.at is not None:
-        return _Place(run.last_by_time(target.at), at=target.at)
+        return Place(run.last_by_time(target.at), at=target.at)
     if target.lsn is not None:
-        return _Place(run.last_by_lsn(target.lsn), lsn=target.lsn)
+        return Place(run.last_by_lsn(target.lsn), lsn=target.lsn)
     found = run.by_xid(target.xid if target.xid is not None else target.before_xid or 0)
     if found is None:
         return None
     if target.xid is not None:
-        return _Place(found, lsn=found.commit_lsn)
-    return _Place(run.previous(found), lsn=found.commit_lsn - 1)
+        return Place(found, lsn=found.commit_lsn)
+    return Place(run.previous(found), lsn=found.commit_lsn - 1)
 
 
-def _schema_known(place: _Place, run: Run, base: Base) -> bool:
+def _schema_known(place: Place, run: Run, base: Base) -> bool:
     """Whether the schema was the full's at the target: found the same before it, and after."""
     if place.exceeds(*run.end_for(base)):
         return False
@@ -321,12 +326,12 @@ def _latest(runs: Sequence[Run]) -> Resolution:
     newest_run = next(run for run in reversed(runs) if run.bases)
     newest = newest_run.bases[-1]
     if not newest_run.covers(newest):
-        return Resolution(newest, None, None, None, 0)
+        return Resolution(newest, None, Place(None, lsn=newest.lsn), None, 0)
     end_lsn, _ = newest_run.end_for(newest)
     if end_lsn < newest_run.to_lsn:
         raise _refused(Target(latest=True), runs)
-    cut = newest_run.last()
-    return Resolution(newest, newest_run, cut, None, 0)
+    place = Place(newest_run.last(), lsn=newest_run.to_lsn)
+    return Resolution(newest, newest_run, place, None, 0)
 
 
 @dataclass(frozen=True, slots=True)
