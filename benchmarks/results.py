@@ -33,7 +33,7 @@ class Target:
     name: str
     limit: float
     measured: float | None
-    unit: str = "×"
+    unit: str = " x"
 
     @property
     def met(self) -> bool | None:

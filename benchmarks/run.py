@@ -45,7 +45,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.quick:
         options.gigabytes, options.repetitions = 0.1, 1
-    console = Console()
+    console = Console(width=max(120, Console().width))
     results = Results(told=lambda text: console.print(f"  {text}", style="dim", highlight=False))
     if options.quick:
         results.notes.append("A --quick run: too small and too short to conclude anything.")
@@ -73,7 +73,8 @@ def _scratch(gigabytes: float) -> Iterator[Path]:
     try:
         free = shutil.disk_usage(directory).free
         if free < gigabytes * 1e9 * _ROOM:
-            raise SystemExit(f"{directory} has {free / 1e9:.0f} GB free; set TMPDIR to a larger disk")
+            gigabytes_free = f"{free / 1e9:.0f} GB free"
+            raise SystemExit(f"{directory} has {gigabytes_free}; set TMPDIR to a larger disk")
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -84,7 +85,7 @@ def _describe(stage: Stage, results: Results, gigabytes: float) -> None:
     load = os.getloadavg()[0]
     results.machine = {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "processors": f"{len(os.sched_getaffinity(0))} × {_processor()}",
+        "processors": f"{len(os.sched_getaffinity(0))} x {_processor()}",
         "memory": f"{memory:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "PostgreSQL": f"{stage.server.tools.version}, data checksums, fsync on, "
@@ -136,21 +137,20 @@ def _backups(stage: Stage, results: Results, number: int) -> None:
     dumping = ["-Fd", "-j2", "-Z1", "-f", str(dump), "-d", stage.dsn()]
     results.add("pg_dump", stage.run(Command([stage.program("pg_dump"), *dumping])))
     results.sizes["pg_dump"] = disk_usage(dump)
-    _drop(stage, "aurora")
-    here = AuroraHere(stage, "aurora")
+    here = AuroraHere(stage, "aurora").begin()
     first = results.add("full", here.run(["backup", "create"]))
     results.runs.setdefault("memory_small", []).append(first)
     results.sizes["aurora"] = disk_usage(here.repository)
     results.database["copy_text_bytes"] = first.facts["bytes_read"]
     results.add("second", here.run(["backup", "create"]))
     results.sizes["aurora, two fulls"] = disk_usage(here.repository)
-    both = AuroraHere(stage, "both", secondary=True)
+    both = AuroraHere(stage, "both").begin(secondary=True)
     results.add("replicated", both.run(["backup", "create"]))
-    _drop(stage, "both")
+    both.remove()
 
 
 def _restores(stage: Stage, results: Results, repetitions: int) -> None:
-    here = AuroraHere.opened(stage, "aurora")
+    here = AuroraHere(stage, "aurora")  # with its two fulls
     for _ in range(repetitions):
         stage.fresh_database("restored")
         loading = ["-j2", "-d", stage.dsn("restored"), str(stage.scratch / "dump")]
@@ -163,7 +163,7 @@ def _restores(stage: Stage, results: Results, repetitions: int) -> None:
         results.add("restore_table", here.run([*args, "--target", stage.dsn("restored")]))
         stage.drop("restored")
     shutil.rmtree(stage.scratch / "dump", ignore_errors=True)
-    _drop(stage, "aurora")
+    here.remove()
 
 
 def _memory(stage: Stage, results: Results, small: float, large: float) -> None:
@@ -172,13 +172,9 @@ def _memory(stage: Stage, results: Results, small: float, large: float) -> None:
     data.multiply(stage.dsn(), max(1, round(large / small)))
     sizes = data.table_bytes(stage.dsn())
     results.database |= {"large_gigabytes": large, "large_table_bytes": sum(sizes.values())}
-    here = AuroraHere(stage, "memory")
+    here = AuroraHere(stage, "memory").begin()
     results.add("memory_large", here.run(["backup", "create"]))
-    _drop(stage, "memory")
-
-
-def _drop(stage: Stage, name: str) -> None:
-    shutil.rmtree(stage.scratch / name, ignore_errors=True)
+    here.remove()
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 import contextlib
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
 
 from aurora.errors import AuroraError, SourceChanged
+from aurora.events import Event, PhaseBegun
 from aurora.operations.backup import BackupOptions, create_backup
 from aurora.testing.faulty_storage import Fault, FaultyStorage, Kind
 from tests.fixtures.faults import CHUNK, Stand, eventually, refused, rows_of, run_sql
@@ -51,8 +53,19 @@ def waiting(dsn: str) -> bool:
     return bool(
         run_sql(
             dsn,
-            "SELECT FROM pg_locks WHERE NOT granted AND"
+            "SELECT 1 FROM pg_locks WHERE NOT granted AND"
             " database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        )
+    )
+
+
+def pg_dump_has_locks(dsn: str) -> bool:
+    """Whether a pg_dump in the source's database has locked the table orders."""
+    return bool(
+        run_sql(
+            dsn,
+            "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid)"
+            " WHERE application_name = 'pg_dump' AND relation = 'orders'::regclass AND granted",
         )
     )
 
@@ -93,7 +106,7 @@ def test_a_table_dropped_between_listing_and_locking(stand: Stand) -> None:
 
 def test_a_rewrite_between_listing_and_locking(stand: Stand) -> None:
     """A table that is rewritten just before our lock is read as it then is, never as empty."""
-    with holding(stand.dsn, "ALTER TABLE orders ALTER COLUMN customer TYPE bigint") as other:
+    with holding(stand.dsn, "ALTER TABLE orders ALTER COLUMN note TYPE varchar(500)") as other:
         with aside(lambda: stand.backup(lock_timeout=20)) as raised:
             eventually(lambda: waiting(stand.dsn))
             other.commit()
@@ -130,6 +143,8 @@ def test_a_change_that_comes_while_rows_are_read(stand: Stand, statement: str) -
 
     def first_chunk(_seconds: float) -> None:
         if not session.ident:
+            with contextlib.suppress(AssertionError):  # it may have been and gone
+                eventually(lambda: pg_dump_has_locks(stand.dsn), within=1)
             session.start()
             eventually(lambda: waiting(stand.dsn))
 
@@ -139,6 +154,33 @@ def test_a_change_that_comes_while_rows_are_read(stand: Stand, statement: str) -
     stand.restores_as(report, before)
     stand.restores_as(stand.good, stand.before)
     stand.restores_as(stand.backup().backup_id, rows_of(stand.dsn))
+
+
+def test_a_change_that_comes_before_pg_dump(stand: Stand) -> None:
+    """Who waits to change a table stands before pg_dump too: the run ends soon and says so."""
+    session = threading.Thread(target=lambda: run_sql(stand.dsn, "TRUNCATE orders"), daemon=True)
+    before = rows_of(stand.dsn)
+
+    def listen(event: Event) -> None:
+        if isinstance(event, PhaseBegun) and event.phase == "reading rows":
+            session.start()
+            eventually(lambda: waiting(stand.dsn))
+
+    options = BackupOptions(database="app", chunk_bytes=CHUNK, lock_timeout=0.5)
+    repository = stand.project.repository
+    begun = time.monotonic()
+    try:
+        made = create_backup(stand.dsn, repository, options, open_mirror=None, sink=listen)
+    except SourceChanged as error:
+        assert (error.exit_code, error.retryable) == (23, True)
+        assert "run the backup again" in error.hint
+        assert stand.listed() == [stand.good]
+    else:  # pg_dump was faster
+        stand.restores_as(made.backup_id, before)
+    assert time.monotonic() - begun < 8
+    session.join(10)
+    assert rows_of(stand.dsn)["public.orders"][0] == 0
+    stand.all_is_well()
 
 
 def backup_with_pause(

@@ -141,7 +141,7 @@ def test_refs_of_a_later_version_are_read() -> None:
     stored = signed.write_packed(document, name=name, repository_id=bytes(16), mac_key=bytes(32))
     read = refs.read_refs(stored, name=name, repository_id=bytes(16), mac_key=bytes(32))
     assert read.objects == [refs.RefObject("chunks/x", 7, digest)]
-    assert read.header["later"] == {"any": "thing"}
+    assert read.previous == refs.Previous("a", 1, digest)
     for hostile in ("../x", "a//b", ""):
         document["objects"] = [[hostile, 7, digest]]
         stored = signed.write_packed(

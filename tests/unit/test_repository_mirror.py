@@ -285,7 +285,7 @@ def test_a_restore_goes_on_from_the_secondary(damage: str) -> None:
         warned = [event for event in heard if isinstance(event, Warned)]
         if not (name.startswith("backups/") and damage == "delete"):
             assert any(name in event.message for event in warned) or name.startswith("keys/")
-        assert all("aurora heal" in event.hint for event in warned)
+        assert all("aurora backup heal" in event.hint for event in warned)
         primary.objects[name] = kept
 
 

@@ -7,6 +7,7 @@ compared with the backup.
 
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -86,17 +87,23 @@ def build_database(
                     conn, snapshot.large_objects, source, progress_of("large objects", sink)
                 )
         set_sequences(conn, snapshot.sequences)
-        # Before the indexes: their builds, and checks of foreign keys, plan by statistics.
         section("post-data", "making indexes, constraints and triggers", jobs)
-        with _phase(sink, "refreshing materialized views and statistics"):
-            built.refusals += refresh_views(conn, snapshot.tables)
+        if any(table.kind == "m" for table in snapshot.tables):
+            with _phase(sink, "refreshing materialized views"):
+                built.refusals += refresh_views(conn, snapshot.tables)
+        # Statistics while the rows are checked: neither waits for the other's locks, and
+        # ANALYZE, one table after the other, leaves the other processors idle.
+        with (
+            _phase(sink, "checking every row", sum(t.sized for t in tables if t.has_rows)),
+            ThreadPoolExecutor(1, thread_name_prefix="statistics") as aside,
+        ):
+            statistics = aside.submit(collect_statistics, conn, snapshot.tables)
+            built.check = check_database(
+                dsn, snapshot, data, jobs=jobs, chunk_bytes=chunk_bytes,
+                progress=progress_of("checking every row", sink), cancel=cancel,
+            )  # fmt: skip
             with translated("target", doing="collecting statistics"):
-                collect_statistics(conn, snapshot.tables)
-    with _phase(sink, "checking every row", sum(t.sized for t in tables if t.has_rows)):
-        built.check = check_database(
-            dsn, snapshot, data, jobs=jobs, chunk_bytes=chunk_bytes,
-            progress=progress_of("checking every row", sink), cancel=cancel,
-        )  # fmt: skip
+                statistics.result()
     return built
 
 

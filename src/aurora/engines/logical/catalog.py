@@ -4,7 +4,7 @@ Everything here is a plain read in whatever transaction the connection is in; th
 snapshot calls it before and after locking, to see that nothing changed in between.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any, cast
 
 from aurora.engines.base import Column, DatabaseFacts, Sequence_, Table
@@ -209,9 +209,13 @@ def read_sequences(conn: Connection, only: Iterable[int] | None = None) -> list[
     return found
 
 
-def unreadable_sequences(conn: Connection) -> list[str]:
-    """Names of the sequences whose position the role may not read."""
-    return [f"{row[1]}.{row[2]}" for row in _rows(conn, _SEQUENCES) if not row[4]]
+def unreadable_sequences(conn: Connection, *, left_out: Container[int] = ()) -> list[str]:
+    """Names of the sequences whose position the role may not read, but for *left_out* tables'."""
+    return [
+        f"{schema}.{name}"
+        for _, schema, name, table, readable in _rows(conn, _SEQUENCES)
+        if not readable and table not in left_out
+    ]
 
 
 def read_members(conn: Connection, oids: Sequence[int]) -> dict[str, int]:

@@ -41,11 +41,12 @@ class Load:
 
 
 def plan_loads(
-    tables: Sequence[Table], data: Sequence[TableData], *, at_most: int = 64 << 20
+    tables: Sequence[Table], data: Sequence[TableData], *, at_most: int = 16 << 20
 ) -> list[Load]:
     """COPYs that bring in *data*, biggest tables first, small neighbours of one buffer together.
 
-    Ranges of one table are joined up to *at_most* bytes, for fewer transactions.
+    Ranges of one table are joined up to *at_most* bytes: few enough transactions, and no worker
+    is left with a long one while the others have nothing more to do.
     """
     by_oid = {table.oid: table for table in tables}
     loads: list[Load] = []

@@ -12,9 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aurora.engines.base import SchemaArchive
-from aurora.errors import SourceError, SourcePrivilege, TargetError
+from aurora.errors import (
+    SourceChanged,
+    SourceError,
+    SourcePrivilege,
+    TargetError,
+    TargetUnreachable,
+)
 from aurora.postgres.conninfo import ConnInfo
-from aurora.postgres.tools import ToolSet, find_tools, run_tool
+from aurora.postgres.tools import ToolSet, find_tools, lost_connection, run_tool
 
 # Set by newer tools on servers that do not know it; they say so and go on.
 _HARMLESS = (
@@ -71,6 +77,7 @@ def dump_schema(
 
     Raises:
         UsageError: no fitting pg_dump is installed.
+        SourceChanged: a session has a table locked, or waits to do so.
         SourceError: pg_dump failed.
     """
     tools = find_tools(at_least=server_major, need_tls=needs_tls(dsn))
@@ -85,8 +92,29 @@ def dump_schema(
     except SourceError as error:
         if "permission denied" in error.message:
             raise SourcePrivilege(error.message, hint=error.hint) from error
+        if "due to statement timeout" in error.message or "lock timeout" in error.message:
+            raise SourceChanged(
+                f"pg_dump waited {lock_timeout:g} s for a table that another session has locked, "
+                "or waits to change",
+                hint="Nothing was backed up. That session can go on now; run the backup again.",
+            ) from error
         raise
-    return tools.major, b"".join(pieces)
+    return tools.major, undated(b"".join(pieces))
+
+
+def undated(archive: bytes) -> bytes:
+    """The archive as if made on 1 January 2000: an unchanged schema is the same bytes.
+
+    The header is ``PGDMP``, the format's version (three bytes), sizes of int and offset,
+    the kind, the compression (a byte since 1.15, an int before), and the date as seven ints
+    from second to daylight saving. An int is a sign byte and its bytes, lowest first.
+    """
+    major, minor, size = archive[5], archive[6], archive[8]
+    if not archive.startswith(b"PGDMP") or major != 1 or size != 4:
+        return archive
+    start = 11 + (1 if minor >= 15 else 1 + size)
+    date = b"".join(b"\0" + value.to_bytes(size, "little") for value in (0, 0, 0, 1, 0, 100, 0))
+    return archive[:start] + date + archive[start + len(date) :]
 
 
 def _pattern(name: str) -> str:
@@ -161,6 +189,12 @@ class Archive:
             error=TargetError,
             accept=(0, 1),
         )
+        if done.status != 0 and lost_connection(done.stderr):
+            # Told like a refused statement, and all that comes after it is missing too.
+            raise TargetUnreachable(
+                "the connection to the target was lost while the schema was restored",
+                hint="Nothing of the live data was touched. Run the restore again.",
+            )
         refusals = parse_refusals(done.stderr)
         if done.status != 0 and not refusals and "errors ignored on restore" not in done.stderr:
             said = done.stderr.strip().splitlines() or ["it said nothing"]

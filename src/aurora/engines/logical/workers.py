@@ -38,6 +38,7 @@ class Shared:
     version_num: int
     cancel: threading.Event
     side: Side = "source"
+    lock_timeout: float = 0.0  # seconds to wait for a table's lock; 0: without end
 
     def raise_if_cancelled(self) -> None:
         """Raise Cancelled when somebody stopped the run."""
@@ -133,7 +134,12 @@ class _Worker:
                 if self._connection is None:
                     self._connection = await self._connect()
                 return await do(self._connection, item)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except (
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+                OSError,
+            ) as error:
                 await self.drop()
                 if not is_disconnect(error) or attempt == _TRIES:
                     raise reworded(error, item) from error
@@ -156,8 +162,7 @@ class _Worker:
         connection: Connection = await asyncpg.connect(**arguments)
         try:
             await connection.execute(settings_sql(shared.version_num))
-            await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            await connection.execute(f"SET TRANSACTION SNAPSHOT '{shared.snapshot}'")
+            await begin_reading(connection, shared)
         except (
             asyncpg.InvalidParameterValueError,
             asyncpg.UndefinedObjectError,
@@ -170,3 +175,10 @@ class _Worker:
                 "Run the backup again.",
             ) from error
         return connection
+
+
+async def begin_reading(connection: Connection, shared: Shared) -> None:
+    """Begin a transaction that reads the shared snapshot. Raises asyncpg errors."""
+    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    await connection.execute(f"SET TRANSACTION SNAPSHOT '{shared.snapshot}'")
+    await connection.execute(f"SET LOCAL lock_timeout = {round(shared.lock_timeout * 1000)}")
