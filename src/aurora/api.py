@@ -22,6 +22,7 @@ from aurora.operations import backup as backup_operation
 from aurora.operations import verify as verify_operation
 from aurora.operations.backup import BackupOptions, BackupReport
 from aurora.operations.content import Backup
+from aurora.operations.memory import Memory
 from aurora.operations.reports import RestoreReport, write_report
 from aurora.operations.restore import RestoreOptions, RestorePlan, plan_restore, run_restore
 from aurora.operations.restore_table import (
@@ -51,13 +52,22 @@ def create_backup(
 
     Raises: see :func:`aurora.operations.backup.create_backup`.
     """
-    return backup_operation.create_backup(
+    repository = aurora.open_primary()
+    memory = _memory(aurora)
+    memory.check(repository, aurora.database)
+    report = backup_operation.create_backup(
         aurora.source_dsn(),
-        aurora.open_primary(),
+        repository,
         _backup_options(aurora, skip=skip, accept_new_source=accept_new_source),
         open_mirror=aurora.open_secondary_view if aurora.has_secondary else None,
         sink=sink,
     )
+    memory.remember(repository, repository.resolve(report.backup_id, aurora.database))
+    return report
+
+
+def _memory(aurora: Aurora) -> Memory:
+    return Memory(aurora.settings.base / "aurora.state")
 
 
 def _backup_options(
@@ -109,9 +119,9 @@ def verify_backup(
     )
 
 
-def heal_backup(aurora: Aurora, backup_id: str, *, sink: EventSink = discard) -> Healed:
-    """Bring bad objects of a backup back, on either storage, from the other."""
-    return verify_operation.heal_backup(
+def heal_backups(aurora: Aurora, backup_id: str, *, sink: EventSink = discard) -> list[Healed]:
+    """Bring bad objects of a backup (or ``all``) back, on either storage, from the other."""
+    return verify_operation.heal_backups(
         aurora.storage("primary"), _secondary(aurora), backup_id, aurora.database, sink=sink
     )
 
@@ -213,6 +223,7 @@ def _opened(
     aurora: Aurora, backup_id: str, storage: str, sink: EventSink
 ) -> tuple[Repository, Backup]:
     repository = aurora.open_for_reading(storage, sink=sink)
+    _memory(aurora).warn(repository, aurora.database, sink)
     return repository, Backup(repository, repository.resolve(backup_id, aurora.database))
 
 

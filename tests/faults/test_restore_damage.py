@@ -94,8 +94,11 @@ def needed(aurora: Aurora, kind: str) -> list[str]:
     return largest_first + sorted(mine - shared)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("how", DAMAGES)
+CASES = [(kind, how) for how in ("flipped", "missing", "swapped") for kind in KINDS]
+CASES += [(kind, how) for how in ("truncated", "renamed") for kind in ("keys", "chunks", "backups")]
+
+
+@pytest.mark.parametrize("kind, how", CASES)
 def test_damage_on_the_primary(
     aurora: Aurora, workplace: Workplace, new_target: NewTarget, kind: str, how: str
 ) -> None:
@@ -150,10 +153,11 @@ def test_damage_on_the_primary(
 
     # heal, and all is as it was
     healed = api.heal_backup(aurora, backup_id)
-    assert (healed.failed, healed.secondary) == ({}, [])
+    assert healed.secondary == []
     if lost_slot:  # it may have been removed on purpose: it does not come back by itself
-        assert not [name for name in healed.primary if name == victim]
+        assert victim not in healed.primary
         return
+    assert healed.failed == {}
     assert victim in healed.primary
     fresh = Aurora.load(workplace.directory / "aurora.toml")
     found = api.verify_backup(fresh, backup_id)
@@ -194,9 +198,7 @@ def test_loss_on_the_secondary(aurora: Aurora, workplace: Workplace, kind: str) 
     assert api.verify_backup(aurora, "latest", storage="secondary").report.ok
 
 
-def test_the_primary_is_gone(
-    aurora: Aurora, workplace: Workplace, new_target: NewTarget
-) -> None:
+def test_the_primary_is_gone(aurora: Aurora, workplace: Workplace, new_target: NewTarget) -> None:
     """All of it: the secondary lists, verifies and restores; the primary is told missing."""
     rows = rows_of(workplace.dsn)
     (workplace.directory / "a").rename(workplace.directory / "gone")

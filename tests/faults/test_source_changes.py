@@ -183,9 +183,7 @@ def test_a_change_that_comes_before_pg_dump(stand: Stand) -> None:
     stand.all_is_well()
 
 
-def backup_with_pause(
-    stand: Stand, pause: Callable[[float], None], *, within: float = 60
-) -> str:
+def backup_with_pause(stand: Stand, pause: Callable[[float], None], *, within: float = 60) -> str:
     """A backup whose uploads of chunks call *pause* first; its id. Fails where it hangs."""
     made: list[str] = []
     lock = threading.Lock()

@@ -49,7 +49,7 @@ def create(
             f"backups of type {type_[:20]} cannot be made yet", hint="Use --type full."
         )
     with surface(json) as shown:
-        aurora = run.load(context, {"backup": {"jobs": jobs}})
+        aurora = run.load(context, {"backup": {"jobs": jobs}}, sink=shown.sink)
         report = api.create_backup(
             aurora, skip=skip or (), accept_new_source=accept_new_source, sink=shown.sink
         )
@@ -86,7 +86,7 @@ def list_backups(
 ) -> None:
     """List the backups, oldest first."""
     with surface(json) as shown:
-        aurora = run.load(context)
+        aurora = run.load(context, sink=shown.sink)
         entries = api.list_backups(aurora, storage=storage, all_databases=all_databases)
         rows = [
             (
@@ -126,7 +126,7 @@ def _listed(entry: BackupEntry) -> dict[str, Any]:
 def replicate(context: typer.Context, json: Json = False) -> None:
     """Copy to the secondary what it lacks. Exit code 3 when something could not be copied."""
     with surface(json) as shown:
-        report = api.replicate(run.load(context), sink=shown.sink)
+        report = api.replicate(run.load(context, sink=shown.sink), sink=shown.sink)
         lacking = [backup_id for (_, backup_id), names in report.lacking.items() if names]
         shown.summary(
             {

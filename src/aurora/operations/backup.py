@@ -91,6 +91,12 @@ def create_backup(
         store = WriterStore(
             writer, remembered_sums(before.snapshot.tables if before else (), remembered)
         )
+
+        def accept(held: HeldSnapshot) -> None:
+            _accept_source(held, before, options)
+            if before and before.snapshot.source.database.encoding != held.facts.encoding:
+                store.forget()  # the server hashes text as it is encoded there
+
         try:
             snapshot, data = export(
                 dsn,
@@ -103,7 +109,7 @@ def create_backup(
                     before={table.oid: table for table in remembered},
                     only=options.only,
                 ),
-                accept=lambda held: _accept_source(held, before, options),
+                accept=accept,
                 sink=sink,
                 cancel=cancel,
             )

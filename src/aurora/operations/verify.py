@@ -12,6 +12,8 @@ from aurora.operations.content import Backup
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import ClosedRepository, Repository
 from aurora.repository.heal import heal
+from aurora.repository.ids import resolve
+from aurora.repository.layout import ObjectType
 from aurora.repository.mirror import MirrorView
 from aurora.repository.verify import BadObject, Level, VerifyReport, verify
 from aurora.storage.base import Storage
@@ -87,27 +89,58 @@ class Healed:
     seconds: float = 0.0
 
 
-def heal_backup(
+def heal_backups(
     primary: Storage, mirror: MirrorView, text: str, database: str, *, sink: EventSink
-) -> Healed:
-    """Find what is bad of one backup on either storage and heal it from the other.
+) -> list[Healed]:
+    """Find what is bad of a backup on either storage and heal it from the other.
+
+    *text* ``all`` means every backup of *database*: so a lost primary is filled again from
+    the secondary, or the other way round.
 
     Raises:
         RepositoryNotFound, UsageError, StorageError.
     """
-    begun = time.monotonic()
     # Either side may have lost what says which backups there are: both are asked.
-    first = ClosedRepository(primary, fallback=mirror, sink=sink)
-    entry = first.resolve(text, database)
-    refs = first.refs(entry)
+    entries: dict[str, BackupEntry] = {}
+    for one, other in ((primary, mirror), (mirror, primary)):
+        known = ClosedRepository(one, fallback=other, sink=sink)
+        entries |= {entry.id: entry for entry in known.backups(database)}
+    by_time = [entries[backup_id] for backup_id in sorted(entries)]
+    wanted = by_time if text == "all" else [resolve(text, by_time)]
+    return [_heal_one(primary, mirror, entry, sink) for entry in wanted]
+
+
+def _heal_one(primary: Storage, mirror: MirrorView, entry: BackupEntry, sink: EventSink) -> Healed:
+    begun = time.monotonic()
     done = Healed(entry.id)
-    sides = ((primary, mirror, done.primary), (mirror, primary, done.secondary))
+    sides: tuple[tuple[Storage, Storage, list[str]], ...] = (
+        (primary, mirror, done.primary),
+        (mirror, primary, done.secondary),
+    )
     for target, source, names in sides:
-        view = ClosedRepository(target, fallback=source, sink=sink)
-        bad = verify(view, entry, Level.CIPHERTEXT, sink=sink).bad
-        if bad:
-            report = heal(source, target, [one.name for one in bad], [refs], sink=sink)
-            names.extend(report.healed)
-            done.failed |= report.failed
+        healed, failed = _heal_side(target, source, entry, sink)
+        names.extend(healed)
+        done.failed |= failed
     done.seconds = time.monotonic() - begun
     return done
+
+
+def _heal_side(
+    target: Storage, source: Storage, entry: BackupEntry, sink: EventSink
+) -> tuple[list[str], dict[str, str]]:
+    """Heal *target* until a look finds nothing more that can be: refs tell of more objects."""
+    view = ClosedRepository(target, fallback=source, sink=sink)
+    refs = view.refs(entry)
+    healed: list[str] = []
+    while True:
+        bad = [one.name for one in verify(view, entry, Level.CIPHERTEXT, sink=sink).bad]
+        # Key slots are named by no refs: those that only the other side has are lost here.
+        there = {info.name for info in target.list(ObjectType.SLOT.prefix)}
+        bad += [info.name for info in source.list(ObjectType.SLOT.prefix) if info.name not in there]
+        bad = [name for name in bad if name not in healed]
+        if not bad:
+            return healed, {}
+        report = heal(source, target, bad, [refs], sink=sink)
+        healed += report.healed
+        if report.failed:
+            return healed, report.failed

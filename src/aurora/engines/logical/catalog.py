@@ -63,7 +63,8 @@ ORDER BY a.attrelid, a.attnum
 _SEQUENCES = """
 SELECT c.oid::bigint, n.nspname, c.relname, COALESCE(d.refobjid::bigint, 0),
        pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
-         AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+         AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
+       COALESCE(d.deptype = 'i', false)
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_depend d
@@ -73,7 +74,9 @@ WHERE c.relkind = 'S' AND c.relpersistence <> 't'
   AND n.nspname NOT IN ('pg_catalog', 'information_schema')
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e
                   WHERE e.classid = 'pg_catalog.pg_class'::regclass AND e.objid = c.oid
-                    AND e.deptype = 'e')
+                    AND e.deptype = 'e'
+                    AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension x
+                                    WHERE c.oid = ANY (x.extconfig)))
 ORDER BY c.oid
 """
 
@@ -190,21 +193,23 @@ def read_catalog(conn: Connection, *, measure: Iterable[int] = ()) -> Catalog:
     return Catalog(tables, unreadable, fingerprint)
 
 
-def read_sequences(conn: Connection, only: Iterable[int] | None = None) -> list[Sequence_]:
-    """Every sequence with its position now: sequences know no snapshot."""
-    wanted = None if only is None else set(only)
-    listed = [row for row in _rows(conn, _SEQUENCES) if wanted is None or row[0] in wanted]
+def read_sequences(conn: Connection, *, left_out: Container[int] = ()) -> list[Sequence_]:
+    """Every sequence with its position now: sequences know no snapshot.
+
+    The identities of *left_out* tables go with them; pg_dump keeps their other sequences.
+    """
+    readable = [
+        row for row in _rows(conn, _SEQUENCES) if row[4] and not (row[5] and row[3] in left_out)
+    ]
     found: list[Sequence_] = []
-    for start in range(0, len(listed), 200):
-        batch = [row for row in listed[start : start + 200] if row[4]]
-        if not batch:
-            continue
+    for start in range(0, len(readable), 200):
+        batch = readable[start : start + 200]
         query = " UNION ALL ".join(
             f"SELECT {index}, last_value, is_called FROM {quoted(row[1], row[2])}"
             for index, row in enumerate(batch)
         )
         for index, last_value, is_called in _rows(conn, query):
-            oid, schema, name, table, _ = batch[index]
+            oid, schema, name, table = batch[index][:4]
             found.append(Sequence_(oid, schema, name, last_value, is_called, table=table))
     return found
 
@@ -213,7 +218,7 @@ def unreadable_sequences(conn: Connection, *, left_out: Container[int] = ()) -> 
     """Names of the sequences whose position the role may not read, but for *left_out* tables'."""
     return [
         f"{schema}.{name}"
-        for _, schema, name, table, readable in _rows(conn, _SEQUENCES)
+        for _, schema, name, table, readable, _ in _rows(conn, _SEQUENCES)
         if not readable and table not in left_out
     ]
 

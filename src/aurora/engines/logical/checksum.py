@@ -39,6 +39,15 @@ def row_hash(columns: Sequence[Column]) -> str:
     return f"pg_catalog.hash_record_extended(ROW({', '.join(stored)}), 0)"
 
 
+def rows_kind(columns: Sequence[Column]) -> str:
+    """What equal COPY text must have in common to have equal sums: how it is hashed, of which types.
+
+    The text 1 is another number of bits as an integer than as a numeric or a text.
+    """
+    types = [column.type for column in columns if not column.generated]
+    return f"{row_hash(columns)} {types}"
+
+
 def _hashed(column: Column) -> str:
     name = quoted(column.name)
     base = re.sub(r"\([\d,-]*\)", "", column.type)

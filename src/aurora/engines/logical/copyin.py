@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 
 from aurora.engines.base import BufferSource, Extent, Progress, Table, TableData
 from aurora.engines.logical.names import Connection, quoted, settings_sql, shown
@@ -163,7 +165,16 @@ def open_loader(dsn: str, encoding: str) -> Connection:
         conn.execute("SET synchronous_commit = off")
         if encoding == "SQL_ASCII":
             conn.execute("SET client_encoding = 'SQL_ASCII'")
+            for type_ in ("text", "name", '"char"'):  # psycopg would give bytes
+                conn.adapters.register_loader(type_, _AnyText)
     return conn
+
+
+class _AnyText(Loader):
+    """Text of no known encoding."""
+
+    def load(self, data: Buffer) -> str:
+        return bytes(data).decode(errors="surrogateescape")
 
 
 def copy_rows(

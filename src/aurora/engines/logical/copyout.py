@@ -26,7 +26,7 @@ from aurora.engines.base import (
     TableData,
     total_rows,
 )
-from aurora.engines.logical.checksum import row_hash, rows_sum, sum_query
+from aurora.engines.logical.checksum import rows_kind, rows_sum, sum_query
 from aurora.engines.logical.names import Connection as ControlConnection
 from aurora.engines.logical.names import quoted, shown
 from aurora.engines.logical.ranges import BlockRange, Group, Work
@@ -181,7 +181,7 @@ async def _counted(
     offset: int = 0,
 ) -> RowsSum:
     """The sum of what was just read; from memory where an earlier backup read the same."""
-    found = reading.store.recall(row_hash(table.columns), stored, offset)
+    found = reading.store.recall(rows_kind(table.columns), stored, offset)
     if found is None or found.rows != rows:
         found = await count_rows(connection, table, where)
     if found.rows != rows:

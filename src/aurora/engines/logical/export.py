@@ -132,6 +132,7 @@ def _read_schema(
         dsn,
         server_major=held.facts.major,
         snapshot=held.exported,
+        encoding=held.facts.encoding,
         skip=held.skipped,
         lock_timeout=options.lock_timeout,
         cancel=cancel,

@@ -6,7 +6,7 @@ everybody at its commit, after they were compared with the backup, or not at all
 
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -57,18 +57,41 @@ class Part:
     sql: str
 
 
-def split_script(script: str, *, version_num: int) -> list[Part]:
-    """A script of table entries taken apart; the settings before them come first."""
-    text = re.sub(r"^\\(un)?restrict \S+$", "", script, flags=re.MULTILINE)
-    if version_num < 170000:
-        text = text.replace("SET transaction_timeout = 0;\n", "", 1)
-    parts: list[Part] = []
-    position, kind, name = 0, "SETTINGS", ""
-    for match in _HEADER.finditer(text):
-        parts.append(Part(kind, name, text[position : match.start()]))
-        position, kind, name = match.end(), match["type"].strip(), match["name"]
-    parts.append(Part(kind, name, text[position:]))
-    return [part for part in parts if part.sql.strip()]
+def split_script(script: str, kinds: Sequence[str]) -> list[Part] | None:
+    """The script of entries of these *kinds* taken apart; the settings before them come first.
+
+    None where the heads are not theirs: a comment may hold what looks like the head of an
+    entry, and what follows there must never be run. One entry alone is whatever follows the
+    first head.
+    """
+    heads = list(_HEADER.finditer(script))
+    if len(kinds) == 1:
+        del heads[1:]
+    elif [head["type"].strip() for head in heads] != list(kinds):
+        return None
+    starts = [0, *(head.end() for head in heads)]
+    ends = [*(head.start() for head in heads), len(script)]
+    texts = [script[start:end] for start, end in zip(starts, ends, strict=True)]
+    # psql's guard encloses the entries. Timeouts stay as they are: no lock is waited for without
+    # end, and older servers do not know them all.
+    texts[0] = re.sub(r"(?m)^(\\restrict .*|SET \w+_timeout = 0;)$", "", texts[0])
+    texts[-1] = re.sub(r"\n\\unrestrict \w+\s*\Z", "\n", texts[-1])
+    names = [("SETTINGS", ""), *((head["type"].strip(), head["name"]) for head in heads)]
+    return [
+        Part(kind, name, text)
+        for (kind, name), text in zip(names, texts, strict=True)
+        if text.strip()
+    ]
+
+
+def _parts(archive: Archive, entries: Sequence[Entry]) -> Iterator[Part]:
+    """The script of *entries* in its parts."""
+    together = split_script(archive.script(entries), [entry.kind for entry in entries])
+    if together is not None:
+        yield from together
+        return
+    for entry in entries:
+        yield from split_script(archive.script([entry]), [entry.kind]) or ()
 
 
 def create_tables(
@@ -134,10 +157,10 @@ def _run_script(
     if not entries:
         return []
     made: list[str] = []
-    for part in split_script(archive.script(entries), version_num=conn.info.server_version):
+    for part in _parts(archive, entries):
         try:
             with conn.transaction():
-                conn.execute(part.sql.encode())
+                conn.execute(part.sql.encode(errors="surrogateescape"))
             if part.kind in ("VIEW", "MATERIALIZED VIEW", "FK CONSTRAINT"):
                 made.append(f"{part.kind.lower()} {part.name}")
         except (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject) as error:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from psycopg.conninfo import make_conninfo
+
 from aurora.engines.base import SchemaArchive
 from aurora.errors import (
     SourceChanged,
@@ -69,11 +71,14 @@ def dump_schema(
     *,
     server_major: int,
     snapshot: str,
+    encoding: str,
     skip: Sequence[str] = (),
     lock_timeout: float = 10.0,
     cancel: threading.Event | None = None,
 ) -> tuple[int, bytes]:
     """pg_dump's major version and its archive of the whole schema under *snapshot*.
+
+    The text in it is UTF-8, unless the database's *encoding* says that nobody knows.
 
     Raises:
         UsageError: no fitting pg_dump is installed.
@@ -85,6 +90,8 @@ def dump_schema(
         "--format=custom", "--compress=0", "--schema-only", "--no-password",
         f"--snapshot={snapshot}", f"--lock-wait-timeout={int(lock_timeout * 1000)}",
     ]  # fmt: skip
+    if encoding != "SQL_ASCII":
+        args.append("--encoding=UTF8")
     args += [f"--exclude-table={_pattern(name)}" for name in skip]
     pieces: list[bytes] = []
     try:
@@ -150,9 +157,9 @@ class Archive:
         return entries
 
     def script(self, entries: Iterable[Entry]) -> str:
-        """The SQL text of *entries* alone."""
+        """The SQL text of *entries* alone; bytes that are no UTF-8 stand as surrogates."""
         args = ["--file=-", f"--use-list={self._list_file(entries)}", str(self.path)]
-        return run_tool(self._tools(), "pg_restore", args).stdout.decode()
+        return run_tool(self._tools(), "pg_restore", args).stdout.decode(errors="surrogateescape")
 
     def restore(
         self,
@@ -174,7 +181,9 @@ class Archive:
             TargetError: pg_restore could not connect or read the archive.
         """
         args = [
-            f"--dbname={ConnInfo.parse(dsn).dbname}", "--no-password", f"--jobs={jobs}",
+            # As a connection string of its own: "a=b" would be read as one.
+            f"--dbname={make_conninfo('', dbname=ConnInfo.parse(dsn).dbname)}",
+            "--no-password", f"--jobs={jobs}",
         ]  # fmt: skip
         if section:
             args.append(f"--section={section}")

@@ -48,8 +48,7 @@ class HeldSnapshot:
     def sequences(self) -> list[Sequence_]:
         """Every sequence's position now; call it after the rows were read."""
         with translated("source", doing="reading the sequences"):
-            found = read_sequences(self.connection)
-        return [sequence for sequence in found if sequence.table not in self.left_out]
+            return read_sequences(self.connection, left_out=self.left_out)
 
     @property
     def left_out(self) -> set[int]:

@@ -162,6 +162,12 @@ class _Worker:
         connection: Connection = await asyncpg.connect(**arguments)
         try:
             await connection.execute(settings_sql(shared.version_num))
+            if connection.get_settings().server_encoding == "SQL_ASCII":
+                # Any bytes at all, which no conversion would let pass.
+                await connection.execute("SET client_encoding = 'SQL_ASCII'")
+            if connection.get_settings().server_encoding == "SQL_ASCII":
+                # Bytes of any kind, which are no UTF-8 and are none of our business.
+                await connection.execute("SET client_encoding = 'SQL_ASCII'")
             await begin_reading(connection, shared)
         except (
             asyncpg.InvalidParameterValueError,
