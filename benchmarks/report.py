@@ -9,7 +9,6 @@ from results import ROWS, Results, Target
 from rich.table import Table
 
 _BASES = {"pg_restore": ("pg_restore", "restore", "pgbackrest_restore", "restic_restore")}
-_MEMORY_ONLY = ("memory_small", "memory_large")
 
 
 def tables(results: Results) -> Iterator[Table]:
@@ -111,12 +110,12 @@ def _ending(run: Run) -> Phase:
 def _timed(results: Results) -> Iterator[tuple[str, ...]]:
     for row, name in ROWS.items():
         best = results.best(row)
-        if best is None or row == "memory_small":
+        if best is None:
             continue
         base = next((base for base, rows in _BASES.items() if row in rows), "floor")
         base = "restore" if row == "restore_table" else base
         told = name
-        ratio = results.ratio(row, base) if row not in _MEMORY_ONLY else None
+        ratio = results.ratio(row, base) if row != "memory_large" else None
         if row == "memory_large":
             told = f"{name} at {results.database['large_gigabytes']:g} GB"
         yield (

@@ -58,7 +58,12 @@ def create_backup(
     report = backup_operation.create_backup(
         aurora.source_dsn(),
         repository,
-        _backup_options(aurora, skip=skip, accept_new_source=accept_new_source),
+        _backup_options(
+            aurora,
+            skip=skip,
+            accept_new_source=accept_new_source,
+            distrusted=memory.distrusted(),
+        ),
         open_mirror=aurora.open_secondary_view if aurora.has_secondary else None,
         sink=sink,
     )
@@ -75,6 +80,7 @@ def _backup_options(
     *,
     skip: Sequence[str] = (),
     accept_new_source: bool = False,
+    distrusted: frozenset[str] = frozenset(),
 ) -> BackupOptions:
     settings = aurora.settings.backup
     return BackupOptions(
@@ -85,6 +91,7 @@ def _backup_options(
         lock_timeout=settings.lock_timeout,
         skip=(*settings.skip, *skip),
         accept_new_source=accept_new_source,
+        distrusted=distrusted,
     )
 
 
@@ -114,16 +121,24 @@ def verify_backup(
     """Look whether a backup is there, unaltered, and opens; damage is reported, not raised."""
     repository = aurora.open_for_verifying(storage, keys=level is Level.FULL)
     entry = repository.resolve(backup_id, aurora.database)
-    return verify_operation.verify_backup(
+    found = verify_operation.verify_backup(
         repository, entry, level, subset=subset, budget_seconds=budget_seconds, sink=sink
     )
+    if storage == "primary":
+        whole = subset is None and not found.report.ended_early and level is not Level.NAMES
+        bad = {one.name for one in found.report.bad}
+        named = {one.name for one in repository.refs(entry).objects} if whole and not bad else ()
+        _memory(aurora).note_checked(bad, good=named)
+    return found
 
 
 def heal_backups(aurora: Aurora, backup_id: str, *, sink: EventSink = discard) -> list[Healed]:
     """Bring bad objects of a backup (or ``all``) back, on either storage, from the other."""
-    return verify_operation.heal_backups(
+    reports = verify_operation.heal_backups(
         aurora.storage("primary"), _secondary(aurora), backup_id, aurora.database, sink=sink
     )
+    _memory(aurora).note_checked((), good={name for one in reports for name in one.primary})
+    return reports
 
 
 def _secondary(aurora: Aurora) -> mirror.MirrorView:
@@ -210,7 +225,7 @@ def restore_table(
 
     def safety(chosen: TablePlan) -> str:
         label = f"safety before restore {chosen.restore_id} of {chosen.name}"
-        names = frozenset((t.schema, t.name) for t in chosen.tables)
+        names = frozenset(chosen.there)
         return _back_up_first(aurora, dsn, chosen.database, label, names, sink)
 
     with _held(repository):

@@ -6,6 +6,7 @@ before it is needed, and no secret is asked for twice.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
@@ -14,7 +15,7 @@ from typing import Any, Literal
 from aurora.config import SecretRef, Settings, StorageSettings, load_settings
 from aurora.config.secrets import reference_from_environment
 from aurora.config.settings import CREDENTIALS, slug
-from aurora.errors import AuroraError, UsageError
+from aurora.errors import AuroraError, UsageError, WrongKey
 from aurora.events import EventSink, discard
 from aurora.operations.configuration import StorageDraft
 from aurora.operations.init import Options
@@ -166,12 +167,10 @@ class Aurora:
         if place != "primary":
             raise UsageError(f"no storage is called {place!r}", hint="primary or secondary.")
         fallback = Later(self._secondary_unasked) if self.has_secondary else None
-        return Repository.open(
-            self.storage("primary"),
-            self.secret("primary"),
-            fallback=fallback,
-            sink=sink,
-        )
+        with self._naming("primary"):
+            return Repository.open(
+                self.storage("primary"), self.secret("primary"), fallback=fallback, sink=sink
+            )
 
     def open_for_verifying(self, place: str, *, keys: bool) -> ClosedRepository:
         """What *place* itself holds, nothing standing in; without *keys* nothing is opened.
@@ -199,15 +198,26 @@ class Aurora:
 
     def open_primary(self) -> Repository:
         """The primary's repository. Raises RepositoryNotFound, WrongKey, StorageError …"""
-        return Repository.open(self.storage("primary"), self.secret("primary"))
+        with self._naming("primary"):
+            return Repository.open(self.storage("primary"), self.secret("primary"))
 
     def open_secondary_view(self) -> MirrorView:
         """The secondary as a storage without its outer envelope. Raises as open_primary."""
-        return MirrorView.open(self.storage("secondary"), self.secret("secondary"))
+        with self._naming("secondary"):
+            return MirrorView.open(self.storage("secondary"), self.secret("secondary"))
 
     def open_secondary(self, *, sink: EventSink = discard) -> Repository:
         """The repository as the secondary holds it: for when the primary is gone or damaged."""
         return Repository.open(self.open_secondary_view(), self.secret("primary"), sink=sink)
+
+    @contextmanager
+    def _naming(self, place: Place) -> Iterator[None]:
+        """Let a wrong key say on which storage."""
+        try:
+            yield
+        except WrongKey as error:
+            message = f"{error.message} on the {place} storage {self.storage(place).url}"
+            raise WrongKey(message, hint=error.hint, context=error.context) from error
 
     def _secondary_unasked(self) -> Storage:
         with self._lock:

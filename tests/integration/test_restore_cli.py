@@ -107,7 +107,7 @@ def test_whole_database(shell: Shell, new_target: NewTarget) -> None:
     assert (done.status, done.summary["outcome"]) == (0, "restored")
     compare(before, shell.dsn)
 
-    report = Path(done.summary["report"])
+    report = Path(done.summary["path"])
     assert done.summary["safety_backup"] in report.read_text()
     assert json.loads(report.with_suffix(".json").read_text())["rows"] == 102
     password = shell.dsn.split(":")[2].split("@")[0]

@@ -41,7 +41,7 @@ def test_a_storage_rolled_back_is_noticed(tmp_path: Path) -> None:
     storage.objects.update(before)
     with pytest.raises(UnsupportedRepository, match=seen) as info:
         memory.check(repository, "app")
-    assert "heads.json" in info.value.hint
+    assert "seen.json" in info.value.hint
 
 
 def test_a_longer_history_is_accepted(tmp_path: Path) -> None:
@@ -52,5 +52,24 @@ def test_a_longer_history_is_accepted(tmp_path: Path) -> None:
     memory.remember(repository, repository.resolve(_commit(repository, 1), "app"))
     _commit(repository, 2)
     memory.check(repository, "app")
-    (tmp_path / "aurora.state" / "heads.json").write_text("{")
+    (tmp_path / "aurora.state" / "seen.json").write_text("{")
     memory.check(repository, "app")
+
+
+def test_another_repository_is_noticed(tmp_path: Path) -> None:
+    """The address now leads to a repository that opens with the same passphrase."""
+    memory = Memory(tmp_path)
+    first, _ = Repository.create(MemoryStorage(), passphrase="p" * 12, kdf=WEAK_KDF_FOR_TESTS)
+    memory.remember(first, first.resolve(_commit(first, 1), "app"))
+    other, _ = Repository.create(MemoryStorage(), passphrase="p" * 12, kdf=WEAK_KDF_FOR_TESTS)
+    _commit(other, 1)
+    with pytest.raises(UnsupportedRepository, match="another repository"):
+        memory.check(other, "app")
+
+
+def test_bad_objects_are_distrusted_until_good_again(tmp_path: Path) -> None:
+    """What a verification found bad is remembered; healed names are forgotten."""
+    memory = Memory(tmp_path)
+    memory.note_checked({"chunks/aa/one", "chunks/bb/two"})
+    memory.note_checked((), good={"chunks/aa/one"})
+    assert Memory(tmp_path).distrusted() == {"chunks/bb/two"}

@@ -34,6 +34,7 @@ class BackupOptions:
     accept_new_source: bool = False
     label: str = ""
     only: frozenset[tuple[str, str]] | None = None  # rows of these (schema, table) alone
+    distrusted: frozenset[str] = frozenset()  # objects found bad: not to be reused
 
 
 @dataclass(slots=True)
@@ -87,7 +88,9 @@ def create_backup(
     before = _previous(repository, options.database, sink)
     remembered = before.data() if before else []
     cancel = threading.Event()
-    with repository.write(options.database, level=options.level) as writer:
+    with repository.write(
+        options.database, level=options.level, distrusted=options.distrusted
+    ) as writer:
         store = WriterStore(
             writer, remembered_sums(before.snapshot.tables if before else (), remembered)
         )

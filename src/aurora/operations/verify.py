@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from aurora.engines.base import TableData
 from aurora.engines.logical.names import shown
-from aurora.errors import AuroraError
+from aurora.errors import AuroraError, IntegrityError
 from aurora.events import EventSink
 from aurora.operations.content import Backup
 from aurora.repository.catalog import BackupEntry
@@ -15,6 +15,7 @@ from aurora.repository.heal import heal
 from aurora.repository.ids import resolve
 from aurora.repository.layout import ObjectType
 from aurora.repository.mirror import MirrorView
+from aurora.repository.refs import Refs
 from aurora.repository.verify import BadObject, Level, VerifyReport, verify
 from aurora.storage.base import Storage
 
@@ -130,17 +131,45 @@ def _heal_side(
 ) -> tuple[list[str], dict[str, str]]:
     """Heal *target* until a look finds nothing more that can be: refs tell of more objects."""
     view = ClosedRepository(target, fallback=source, sink=sink)
-    refs = view.refs(entry)
+    refs = _trusted_refs(target, source, entry)
     healed: list[str] = []
     while True:
         bad = [one.name for one in verify(view, entry, Level.CIPHERTEXT, sink=sink).bad]
         # Key slots are named by no refs: those that only the other side has are lost here.
         there = {info.name for info in target.list(ObjectType.SLOT.prefix)}
         bad += [info.name for info in source.list(ObjectType.SLOT.prefix) if info.name not in there]
-        bad = [name for name in bad if name not in healed]
+        if _differ(target, source, entry):
+            bad.append(entry.refs_name)
+        bad = [name for name in dict.fromkeys(bad) if name not in healed]
         if not bad:
             return healed, {}
         report = heal(source, target, bad, [refs], sink=sink)
         healed += report.healed
         if report.failed:
             return healed, report.failed
+
+
+def _trusted_refs(target: Storage, source: Storage, entry: BackupEntry) -> Refs:
+    """The refs as the secondary has them, where it has them.
+
+    Without a key nobody can tell forged refs on the primary; the secondary's envelope can.
+    """
+    mirror, primary = (target, source) if isinstance(target, MirrorView) else (source, target)
+    try:
+        return (
+            ClosedRepository(mirror, fallback=primary)
+            .catalog_alone()
+            .refs(entry.database, entry.id)
+        )
+    except IntegrityError:
+        return ClosedRepository(primary, fallback=mirror).refs(entry)
+
+
+def _differ(target: Storage, source: Storage, entry: BackupEntry) -> bool:
+    """Whether the primary's refs are other than the secondary's."""
+    if isinstance(target, MirrorView):
+        return False
+    try:
+        return target.get(entry.refs_name) != source.get(entry.refs_name)
+    except IntegrityError:
+        return False  # one is missing: that is found elsewhere

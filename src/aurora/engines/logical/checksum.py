@@ -40,9 +40,9 @@ def row_hash(columns: Sequence[Column]) -> str:
 
 
 def rows_kind(columns: Sequence[Column]) -> str:
-    """What equal COPY text must have in common to have equal sums: how it is hashed, of which types.
+    """What rows of equal COPY text must share to have equal sums: types, and how they are hashed.
 
-    The text 1 is another number of bits as an integer than as a numeric or a text.
+    A 1 has one hash as an integer, another as a numeric or a text.
     """
     types = [column.type for column in columns if not column.generated]
     return f"{row_hash(columns)} {types}"

@@ -6,6 +6,7 @@ everybody at its commit, after they were compared with the backup, or not at all
 
 import re
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,6 +32,11 @@ from aurora.postgres.errors import translated
 
 # Entries without which the table is not the table; others may be refused and are told.
 _ESSENTIAL = {"TABLE", "TABLE ATTACH", "DEFAULT", "CONSTRAINT", "INDEX", "ROW SECURITY", "POLICY"}
+
+_LOCK_TRIES = 60
+_LOCK_TRY_MS = 400  # below deadlock_timeout: it is we who give way
+_LOCK_PAUSE = 0.6  # seconds
+_ROW_LOCK_TIMEOUT = "60s"  # for what COPY waits for: rows that others are changing
 
 
 @dataclass(slots=True)
@@ -159,8 +165,7 @@ def _run_script(
     made: list[str] = []
     for part in _parts(archive, entries):
         try:
-            with conn.transaction():
-                conn.execute(part.sql.encode(errors="surrogateescape"))
+            insist(conn, part.sql)
             if part.kind in ("VIEW", "MATERIALIZED VIEW", "FK CONSTRAINT"):
                 made.append(f"{part.kind.lower()} {part.name}")
         except (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject) as error:
@@ -228,11 +233,24 @@ class Existing:
     """The table that is there, and what a swap of its rows has to put aside and back."""
 
     table: Table
+    partitioned: bool
     incoming: tuple[tuple[str, str, str], ...]  # (table as SQL, constraint, definition)
+    involved: tuple[str, ...]  # the other tables of those keys, as SQL
     triggers: tuple[tuple[str, str, str], ...]  # (table as SQL, trigger, tgenabled)
     rules: tuple[tuple[str, str, str], ...]
     forced_security: tuple[str, ...]  # tables as SQL
     comments: tuple[tuple[str, str, str], ...] = ()  # (table as SQL, constraint, comment)
+
+    @property
+    def relation(self) -> str:
+        """Its own rows as SQL: with its partitions', without those of tables that inherit."""
+        return relation_of(self.table, partitioned=self.partitioned)
+
+
+def relation_of(table: Table, *, partitioned: bool) -> str:
+    """The rows of *table* as SQL names them."""
+    name = quoted(table.schema, table.name)
+    return name if partitioned else f"ONLY {name}"
 
 
 # A key that refers to a partition's parent guards the partition too; it is dropped and made
@@ -245,7 +263,7 @@ WITH RECURSIVE up AS (
     SELECT p.oid, p.conparentid FROM pg_catalog.pg_constraint p JOIN up ON p.oid = up.conparentid
 )
 SELECT c.conrelid::regclass::text, c.conname, pg_catalog.pg_get_constraintdef(c.oid),
-       COALESCE(pg_catalog.obj_description(c.oid, 'pg_constraint'), '')
+       COALESCE(pg_catalog.obj_description(c.oid, 'pg_constraint'), ''), c.confrelid::regclass::text
 FROM pg_catalog.pg_constraint c JOIN up USING (oid) WHERE c.conparentid = 0 ORDER BY c.oid
 """
 # Parents first, and disabled ones too: what is done to a parent's trigger reaches its
@@ -265,8 +283,10 @@ WHERE c.relforcerowsecurity AND c.oid = ANY (%s::oid[])
 """
 
 
-def look_at_existing(conn: Connection, table: Table, tree: Sequence[int]) -> Existing:
-    """What hangs on *table*.
+def look_at_existing(
+    conn: Connection, table: Table, tree: Sequence[int], *, partitioned: bool
+) -> Existing:
+    """What hangs on *table*, which is locked: nothing more may come to hang on it.
 
     *tree* are the oids of it and of its partitions on the target, parents first.
     """
@@ -279,11 +299,13 @@ def look_at_existing(conn: Connection, table: Table, tree: Sequence[int]) -> Exi
         incoming = rows(_INCOMING)
         return Existing(
             table,
-            incoming=tuple((a, b, c) for a, b, c, _ in incoming),
+            partitioned,
+            incoming=tuple((a, b, c) for a, b, c, _, _ in incoming),
+            involved=tuple(dict.fromkeys(t for a, _, _, _, e in incoming for t in (e, a))),
             triggers=tuple((a, b, c) for a, b, c in rows(_TRIGGERS)),
             rules=tuple((a, b, c) for a, b, c in rows(_RULES)),
             forced_security=tuple(a for (a,) in rows(_FORCED)),
-            comments=tuple((a, b, d) for a, b, _, d in incoming if d),
+            comments=tuple((a, b, d) for a, b, _, d, _ in incoming if d),
         )
 
 
@@ -300,8 +322,8 @@ def replace_rows(
 ) -> int:
     """Swap the table's rows for the backup's, in the transaction *conn* is in.
 
-    Readers see the old rows until the commit (they wait only where foreign keys refer to
-    the table). Triggers and rules do not fire; foreign keys of others are put aside and
+    Since :func:`lock_for_replacing` nobody else writes. Readers see the old rows until the
+    commit (they wait only where foreign keys refer to the table). Triggers and rules do not fire; foreign keys of others are put aside and
     back, which checks them.
 
     Raises:
@@ -310,16 +332,45 @@ def replace_rows(
     """
     name = quoted(existing.table.schema, existing.table.name)
     aside = existing.incoming or existing.rules or existing.forced_security
-    mode = "ACCESS EXCLUSIVE" if aside else "EXCLUSIVE"
     with translated("target", doing=f"replacing the rows of {name}"):
-        _execute(conn, [f"LOCK TABLE {name} IN {mode} MODE", *_put_aside(existing)])
-        conn.execute(f"DELETE FROM {name}".encode())
+        if aside:
+            locked = (existing.relation, *existing.involved)
+            insist(conn, *(f"LOCK TABLE {one} IN ACCESS EXCLUSIVE MODE" for one in locked))
+        _execute(conn, _put_aside(existing))
+        conn.execute(f"DELETE FROM {existing.relation}".encode())
         through = [_through(existing.table, table) for table in tables]
         rows = _load(conn, through, data, source, cancel)
-        _check_tree(conn, existing.table, tables, data)
+        _check_tree(conn, existing.table, existing.relation, tables, data)
         conn.execute("SET CONSTRAINTS ALL IMMEDIATE")  # no table with a check ahead is altered
         _put_back(conn, existing)
     return rows
+
+
+def lock_for_replacing(conn: Connection, table: Table, *, partitioned: bool) -> None:
+    """Let nobody else write to the table until the end of the transaction; readers go on."""
+    with translated("target", doing=f"locking {shown(table.schema, table.name)}"):
+        insist(conn, f"LOCK TABLE {relation_of(table, partitioned=partitioned)} IN EXCLUSIVE MODE")
+
+
+def insist(conn: Connection, *statements: str) -> None:
+    """Run statements that need locks, in short tries, as a part of conn's transaction.
+
+    While a lock is waited for, all that come later queue behind, be it only to read: one
+    long try would stop the application for as long as an idle transaction lasts. After a
+    try that failed its locks are given back. Raises psycopg errors.
+    """
+    for attempt in range(_LOCK_TRIES):
+        try:
+            with conn.transaction():
+                conn.execute(f"SET LOCAL lock_timeout = '{_LOCK_TRY_MS}ms'".encode())
+                for statement in statements:
+                    conn.execute(statement.encode(errors="surrogateescape"))
+                conn.execute(f"SET LOCAL lock_timeout = '{_ROW_LOCK_TIMEOUT}'".encode())
+            return
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            if attempt == _LOCK_TRIES - 1:
+                raise
+        time.sleep(_LOCK_PAUSE)
 
 
 def _through(root: Table, table: Table) -> Table:
@@ -381,7 +432,7 @@ def _execute(conn: Connection, statements: Iterable[str]) -> None:
 
 
 def _check_tree(
-    conn: Connection, root: Table, tables: Sequence[Table], data: Sequence[TableData]
+    conn: Connection, root: Table, relation: str, tables: Sequence[Table], data: Sequence[TableData]
 ) -> None:
     """The whole tree at once: rows may lie in other partitions than in the backup."""
     by_oid = {table.oid: table for table in tables}
@@ -389,7 +440,7 @@ def _check_tree(
     # Partitions whose columns stand in different orders hash equal rows differently.
     comparable = len({row_hash(by_oid[found.oid].columns) for found in data}) <= 1
     expected = total_rows([RowsSum(found.rows, found.sum) for found in data])
-    found = read_sum(conn, quoted(root.schema, root.name), columns)
+    found = read_sum(conn, relation, columns)
     if found.rows != expected.rows or (comparable and found.sum != expected.sum):
         raise CheckFailed(
             f"the rows loaded into {shown(root.schema, root.name)} are not the backup's "
@@ -430,5 +481,5 @@ def create_copy(
         conn.execute(f"ALTER TABLE {full} ENABLE ROW LEVEL SECURITY".encode())
     new = Table(table.oid, schema, name, "r", table.owner, table.columns)
     rows = _load(conn, [_through(new, t) for t in tables], data, source, cancel)
-    _check_tree(conn, new, tables, data)
+    _check_tree(conn, new, full, tables, data)
     return rows

@@ -22,6 +22,7 @@ from aurora.errors import (
     TargetUnreachable,
 )
 from aurora.postgres.conninfo import ConnInfo
+from aurora.postgres.server import settled_for_writing
 from aurora.postgres.tools import ToolSet, find_tools, lost_connection, run_tool
 
 # Set by newer tools on servers that do not know it; they say so and go on.
@@ -90,8 +91,7 @@ def dump_schema(
         "--format=custom", "--compress=0", "--schema-only", "--no-password",
         f"--snapshot={snapshot}", f"--lock-wait-timeout={int(lock_timeout * 1000)}",
     ]  # fmt: skip
-    if encoding != "SQL_ASCII":
-        args.append("--encoding=UTF8")
+    args.append(f"--encoding={'SQL_ASCII' if encoding == 'SQL_ASCII' else 'UTF8'}")
     args += [f"--exclude-table={_pattern(name)}" for name in skip]
     pieces: list[bytes] = []
     try:
@@ -193,7 +193,7 @@ class Archive:
             self._tools(need_tls=needs_tls(dsn), prefer=target_major),
             "pg_restore",
             [*args, str(self.path)],
-            dsn=_plain(dsn),
+            dsn=settled_for_writing(ConnInfo.parse(dsn)).dsn(),
             cancel=cancel,
             error=TargetError,
             accept=(0, 1),

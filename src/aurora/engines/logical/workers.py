@@ -20,6 +20,7 @@ from aurora.engines.logical.names import settings_sql
 from aurora.errors import AuroraError, Cancelled, SourceUnreachable
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import Side, is_disconnect, translate
+from aurora.postgres.server import PINNING_TRIES
 
 _TRIES = 4
 
@@ -161,7 +162,7 @@ class _Worker:
         }
         connection: Connection = await asyncpg.connect(**arguments)
         try:
-            await connection.execute(settings_sql(shared.version_num))
+            await _pin(connection, shared.version_num)
             if connection.get_settings().server_encoding == "SQL_ASCII":
                 # Any bytes at all, which no conversion would let pass.
                 await connection.execute("SET client_encoding = 'SQL_ASCII'")
@@ -181,6 +182,17 @@ class _Worker:
                 "Run the backup again.",
             ) from error
         return connection
+
+
+async def _pin(connection: Connection, version_num: int) -> None:
+    for patience in range(PINNING_TRIES, 0, -1):
+        try:
+            await connection.execute("SET statement_timeout = 0")
+            break
+        except asyncpg.QueryCanceledError:
+            if patience == 1:
+                raise
+    await connection.execute(settings_sql(version_num))
 
 
 async def begin_reading(connection: Connection, shared: Shared) -> None:
