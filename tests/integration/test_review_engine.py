@@ -8,6 +8,9 @@ import psycopg
 import pytest
 
 from aurora.engines.logical import target
+from aurora.engines.logical.grants import grant_statements
+from aurora.engines.logical.names import OUTPUT_SETTINGS
+from aurora.engines.logical.system import statements
 from aurora.errors import AuroraError, TargetUnfit, UsageError
 from aurora.operations import restore as restore_operation
 from aurora.postgres.conninfo import ConnInfo
@@ -299,6 +302,9 @@ def test_hash_partitions_by_enum(
     query = "SELECT id, it, count(*) FROM m GROUP BY 1, 2 ORDER BY 1, 2"
     assert run_sql(target_dsn, query) == run_sql(source, query)
     assert run_sql(target_dsn, "SELECT count(*) FROM m_2") == [(50,)]
+    run_sql(target_dsn, "DROP TABLE m")
+    project.restore_table(target_dsn, "m")
+    assert run_sql(target_dsn, query) == run_sql(source, query)
 
 
 def test_sequences_of_extensions(
@@ -329,8 +335,6 @@ def test_sequences_of_extensions(
 
 def test_money_is_read_and_written_in_one_currency() -> None:
     """What COPY prints of money depends on lc_monetary, which is pinned like the others."""
-    from aurora.engines.logical.names import OUTPUT_SETTINGS
-
     assert OUTPUT_SETTINGS["lc_monetary"] == "C"
     assert OUTPUT_SETTINGS["array_nulls"] == "on"
 
@@ -543,6 +547,21 @@ def test_who_may_not_rename_is_told_before_the_work(
     assert databases_like(pg, name_of(app)) == [name_of(app)]
 
 
+def test_another_encoding_is_told_before_the_work(
+    pg: EmbeddedServer, new_database: NewDatabase, project: Project, new_role: NewRole
+) -> None:
+    """A database that the role may fill, but not make, has to be like the source's."""
+    owner = new_role("fills_only")
+    source, empty = new_database(like="ENCODING 'LATIN1' LOCALE 'C'"), new_database()
+    run_script(source, APP)
+    run_sql(empty, f'ALTER DATABASE "{name_of(empty)}" OWNER TO {owner}')
+    project.backup(source)
+
+    with pytest.raises(TargetUnfit, match="LATIN1"):
+        project.restore(pg.dsn(name_of(empty), user=owner, password="p"))
+    assert run_sql(empty, "SELECT to_regclass('public.kind') IS NULL") == [(True,)]
+
+
 def test_slots_of_the_replaced_database_are_told(
     pg: EmbeddedServer, app: str, project: Project
 ) -> None:
@@ -557,6 +576,16 @@ def test_slots_of_the_replaced_database_are_told(
 
 
 # --- statements made of the catalogs' words
+
+
+def test_odd_names_in_grants_and_globals() -> None:
+    """Quotes at a name's ends are the name's own; only line ends are line ends."""
+    found = grant_statements("DATABASE d", ('"""r"""=c/o', "=T/o"), "o")
+    assert found[2:] == [
+        'GRANT CONNECT ON DATABASE d TO """r"""', "GRANT TEMPORARY ON DATABASE d TO PUBLIC"
+    ]  # fmt: skip
+    text = "COMMENT ON ROLE r IS 'one\u2028two\x85;\n three';\n"
+    assert list(statements(text)) == [text.rstrip(";\n")]
 
 
 def test_a_setting_is_a_value_and_never_a_statement(

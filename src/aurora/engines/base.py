@@ -112,6 +112,7 @@ class Table(msgspec.Struct, frozen=True, omit_defaults=True):
     blocks: int = 0  # of the main fork
     block_size: int = 8192
     heap: bool = True  # ctid ranges work
+    reshuffles: bool = False  # partitioned by hashes that another database has otherwise
 
     @property
     def has_rows(self) -> bool:

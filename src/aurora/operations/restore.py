@@ -149,6 +149,8 @@ def plan_restore(backup: Backup, dsn: str, options: RestoreOptions) -> RestorePl
         )
     if mode in ("swap", "empty"):
         _require_renamable(state)
+    if mode == "direct":
+        _require_encoding(snapshot, state)
     _require_extensions(snapshot, state, options)
     missing = () if options.with_roles else tuple(_missing_roles(snapshot, state))
     if missing:
@@ -159,6 +161,17 @@ def plan_restore(backup: Backup, dsn: str, options: RestoreOptions) -> RestorePl
             context={"roles": list(missing)},
         )
     return plan
+
+
+def _require_encoding(snapshot: Snapshot, state: TargetState) -> None:
+    """Rows are compared as the server stores them: in another encoding they all would differ."""
+    wanted = snapshot.source.database.encoding
+    if state.server.encoding != wanted:
+        raise TargetUnfit(
+            f"database {state.name} has the encoding {state.server.encoding}, the backup {wanted}",
+            hint="Nothing was changed. Create it with TEMPLATE template0 ENCODING "
+            f"'{wanted}', or let a role with CREATEDB restore, which makes it so.",
+        )
 
 
 def _require_renamable(state: TargetState) -> None:

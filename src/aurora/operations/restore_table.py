@@ -346,8 +346,9 @@ def _tree_there(conn: Connection, root: Table) -> list[tuple[int, str, str]]:
         "WITH tree AS (SELECT relid::oid AS oid, level"
         "  FROM pg_catalog.pg_partition_tree(%s::regclass)"
         "  UNION SELECT %s::regclass::oid, 0)"
-        " SELECT oid::bigint, n.nspname, c.relname FROM tree JOIN pg_catalog.pg_class c USING (oid)"
-        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ORDER BY level, oid",
+        " SELECT tree.oid::bigint, n.nspname, c.relname"
+        " FROM tree JOIN pg_catalog.pg_class c USING (oid)"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ORDER BY level, tree.oid",
         (quoted(root.schema, root.name),) * 2,
     ).fetchall()
     return [(int(str(oid)), str(schema), str(name)) for oid, schema, name in rows]
@@ -416,8 +417,9 @@ def _advance_sequences(conn: Connection, plan: TablePlan, oids: set[int]) -> int
         if not _exists(conn, sequence.schema, sequence.name):
             continue
         row = conn.execute(
-            "SELECT last_value, is_called, (SELECT seqincrement FROM pg_catalog.pg_sequence"
-            f" WHERE seqrelid = tableoid) FROM {quoted(sequence.schema, sequence.name)}".encode()
+            "SELECT s.last_value, s.is_called, p.seqincrement"
+            f" FROM {quoted(sequence.schema, sequence.name)} s"
+            " JOIN pg_catalog.pg_sequence p ON p.seqrelid = s.tableoid".encode()
         ).fetchone()
         if row is None:
             continue

@@ -154,20 +154,23 @@ def open_control(
     return conn
 
 
-def settled_for_writing(info: ConnInfo) -> ConnInfo:
-    """*info* for a program that sets nothing itself, also where the role defaults to read-only.
+def settled_for_programs(info: ConnInfo, *, what: Side = "source") -> ConnInfo:
+    """*info* for PostgreSQL's programs, which switch the role's own settings off late or never.
 
-    Raises TargetError.
+    Raises the errors of :func:`open_control`.
     """
-    with open_control(info, what="target") as conn, translated("target", doing="looking at it"):
-        row = conn.execute(
-            "SELECT reset_val FROM pg_catalog.pg_settings"
-            " WHERE name = 'default_transaction_read_only'"
-        ).fetchone()
-    if row == ("off",):
-        return info.settled()  # options are not passed without need: poolers refuse them
-    options = f"{info.options.get('options', '')} -c default_transaction_read_only=off"
-    return info.settled().with_options(options=options.strip())
+    with open_control(info, what=what) as conn, translated(what, doing="looking at the role"):
+        rows = conn.execute(
+            "SELECT name FROM pg_catalog.pg_settings WHERE"
+            " CASE WHEN name = ANY (%s) THEN reset_val::bigint BETWEEN 1 AND 999"
+            " ELSE name = 'default_transaction_read_only' AND reset_val = 'on' END",
+            (["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"],),
+        ).fetchall()
+    # Options are not passed without need: some poolers refuse them.
+    options = [info.settled().options.get("options", "")] if rows else []
+    options += [f"-c {name}={_SESSION_SETTINGS[str(name)]}" for (name,) in rows]
+    changes = {"options": " ".join(options).strip()} if rows else {}
+    return info.settled().with_options(**changes)
 
 
 def pin_session(conn: _Connection) -> None:

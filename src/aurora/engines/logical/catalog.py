@@ -33,7 +33,12 @@ SELECT c.oid::bigint, n.nspname, c.relname, c.relkind, pg_catalog.pg_get_userbyi
        pg_catalog.has_table_privilege(c.oid, 'SELECT')
          AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
        c.relkind = 'r' AND pg_catalog.row_security_active(c.oid),
-       c.reltype::bigint
+       c.reltype::bigint,
+       -- enums, and arrays, ranges and rows that may hold them, hash by oids
+       EXISTS (SELECT FROM pg_catalog.pg_partitioned_table p
+               JOIN pg_catalog.pg_opclass o ON o.oid = ANY (p.partclass::oid[])
+               JOIN pg_catalog.pg_type y ON y.oid = o.opcintype AND y.typtype = 'p'
+               WHERE p.partrelid = c.oid AND p.partstrat = 'h')
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam
@@ -173,14 +178,14 @@ def read_catalog(conn: Connection, *, measure: Iterable[int] = ()) -> Catalog:
     unreadable: dict[int, str] = {}
     for row in _rows(conn, _TABLES, {"measure": list(measure)}):
         (oid, schema, name, kind, owner, persistence, is_partition, populated, extension) = row[:9]
-        (condition, sized, main, heap, parents, readable, secured, _) = row[9:]
+        (condition, sized, main, heap, parents, readable, secured, _, reshuffles) = row[9:]
         tables.append(
             Table(
                 oid, schema, name, kind, owner, tuple(columns.get(oid, ())),
                 persistence=persistence, parents=tuple(parents), is_partition=is_partition,
                 extension=extension, condition=condition, populated=populated,
                 sized=sized or 0, blocks=(main or 0) // block_size, block_size=block_size,
-                heap=heap,
+                heap=heap, reshuffles=reshuffles,
             )
         )  # fmt: skip
         if not readable:

@@ -19,6 +19,7 @@ from psycopg.adapt import Loader
 
 from aurora.engines.base import BufferSource, Extent, Progress, Table, TableData
 from aurora.engines.logical.names import Connection, quoted, settings_sql, shown
+from aurora.engines.logical.partitions import gated, gates
 from aurora.errors import Cancelled, IntegrityError
 from aurora.postgres.errors import is_disconnect, translate, translated
 from aurora.postgres.server import open_control
@@ -50,7 +51,8 @@ def plan_loads(
     Ranges of one table are joined up to *at_most* bytes: few enough transactions, and no worker
     is left with a long one while the others have nothing more to do.
     """
-    by_oid = {table.oid: table for table in tables}
+    through = gates(tables)
+    by_oid = {table.oid: gated(table, through.get(table.oid)) for table in tables}
     loads: list[Load] = []
     for found in sorted(data, key=_load_order):
         table = by_oid.get(found.oid)

@@ -26,12 +26,16 @@ from aurora.engines.logical.checksum import row_hash, rows_sum, sum_query
 from aurora.engines.logical.copyin import Load, copy_rows
 from aurora.engines.logical.entries import attaches, attaches_index
 from aurora.engines.logical.names import Connection, literal, quoted, shown
+from aurora.engines.logical.partitions import gated, gates, units
 from aurora.engines.logical.schema import Archive, Entry
 from aurora.errors import CheckFailed, TargetRefused
 from aurora.postgres.errors import translated
 
 # Entries without which the table is not the table; others may be refused and are told.
 _ESSENTIAL = {"TABLE", "TABLE ATTACH", "DEFAULT", "CONSTRAINT", "INDEX", "ROW SECURITY", "POLICY"}
+
+_VIEWS = ("VIEW", "MATERIALIZED VIEW")
+_ABOUT = ("ACL", "COMMENT", "SECURITY LABEL")
 
 _LOCK_TRIES = 60
 _LOCK_TRY_MS = 400  # below deadlock_timeout: it is we who give way
@@ -49,7 +53,7 @@ class TableOutcome:
 
 
 _HEADER = re.compile(
-    r"^--\n-- Name: (?P<name>.*); Type: (?P<type>[A-Z ]+); Schema: .*; Owner: .*\n--\n",
+    r"^--\n-- Name: (?P<name>.*); Type: (?P<type>[A-Z ]+); Schema: (?P<schema>.*); Owner: .*\n--\n",
     re.MULTILINE,
 )
 
@@ -59,6 +63,7 @@ class Part:
     """One entry of a script."""
 
     kind: str
+    schema: str
     name: str
     sql: str
 
@@ -82,10 +87,10 @@ def split_script(script: str, kinds: Sequence[str]) -> list[Part] | None:
     # end, and older servers do not know them all.
     texts[0] = re.sub(r"(?m)^(\\restrict .*|SET \w+_timeout = 0;)$", "", texts[0])
     texts[-1] = re.sub(r"\n\\unrestrict \w+\s*\Z", "\n", texts[-1])
-    names = [("SETTINGS", ""), *((head["type"].strip(), head["name"]) for head in heads)]
+    named = [(head["type"].strip(), head["schema"], head["name"]) for head in heads]
     return [
-        Part(kind, name, text)
-        for (kind, name), text in zip(names, texts, strict=True)
+        Part(*words, text)
+        for words, text in zip([("SETTINGS", "", ""), *named], texts, strict=True)
         if text.strip()
     ]
 
@@ -163,20 +168,36 @@ def _run_script(
     if not entries:
         return []
     made: list[str] = []
+    kept: list[Part] = []  # views that were there: their grants and comments are the user's
     for part in _parts(archive, entries):
+        if any(_is_of_view(part, view) for view in kept):
+            continue
         try:
             insist(conn, part.sql)
-            if part.kind in ("VIEW", "MATERIALIZED VIEW", "FK CONSTRAINT"):
+            if part.kind in (*_VIEWS, "FK CONSTRAINT"):
                 made.append(f"{part.kind.lower()} {part.name}")
         except (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject) as error:
             if essential and part.kind in _ESSENTIAL:
                 raise _refused(part, error) from error
+            if part.kind in _VIEWS:
+                kept.append(part)
         except psycopg.Error as error:
             if conn.closed or (essential and part.kind in _ESSENTIAL):
                 raise _refused(part, error) from error
             said = error.diag.message_primary
             outcome.refusals.append(f"{part.kind} {part.name}: {said}")
     return made
+
+
+def _is_of_view(part: Part, view: Part) -> bool:
+    """Whether it grants or says something about *view*."""
+    if part.kind not in _ABOUT or part.schema != view.schema:
+        return False
+    return any(
+        part.name in (f"TABLE {form}", f"{view.kind} {form}")
+        or part.name.startswith(f"COLUMN {form}.")
+        for form in (view.name, quoted(view.name))
+    )
 
 
 def _refused(part: Part, error: psycopg.Error) -> TargetRefused:
@@ -194,7 +215,8 @@ def _load(
     source: BufferSource,
     cancel: threading.Event,
 ) -> int:
-    by_oid = {table.oid: table for table in tables}
+    through = gates(tables)
+    by_oid = {table.oid: gated(table, through.get(table.oid)) for table in tables}
     rows = 0
     with ThreadPoolExecutor(3, thread_name_prefix="fetch") as fetchers:
         for found in data:
@@ -209,14 +231,15 @@ def _load(
 
 def check_rows(conn: Connection, tables: Sequence[Table], data: Sequence[TableData]) -> None:
     """Compare what the transaction sees in *tables* with *data*. Raises CheckFailed."""
-    by_oid = {table.oid: table for table in tables}
-    for expected in data:
-        table = by_oid[expected.oid]
-        found = read_sum(conn, f"ONLY {quoted(table.schema, table.name)}", table.columns)
-        if (found.rows, found.sum) != (expected.rows, expected.sum):
+    for unit in units(tables, data):
+        found = [
+            read_sum(conn, f"ONLY {quoted(table.schema, table.name)}", table.columns)
+            for table in unit.members
+        ]
+        if not unit.matches(found):
             raise CheckFailed(
-                f"the rows loaded into {shown(table.schema, table.name)} are not the backup's "
-                f"({found.rows} rows, expected {expected.rows})",
+                f"the rows loaded into {shown(unit.table.schema, unit.table.name)} are not the "
+                f"backup's ({total_rows(found).rows} rows, expected {unit.rows})",
                 hint="Nothing was changed.",
             )
 
@@ -323,8 +346,8 @@ def replace_rows(
     """Swap the table's rows for the backup's, in the transaction *conn* is in.
 
     Since :func:`lock_for_replacing` nobody else writes. Readers see the old rows until the
-    commit (they wait only where foreign keys refer to the table). Triggers and rules do not fire; foreign keys of others are put aside and
-    back, which checks them.
+    commit (they wait only where foreign keys refer to the table). Triggers and rules do not
+    fire; foreign keys of others are put aside and back, which checks them.
 
     Raises:
         TargetRefused: a foreign key of another table does not hold with the backup's rows.

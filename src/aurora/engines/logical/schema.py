@@ -22,7 +22,7 @@ from aurora.errors import (
     TargetUnreachable,
 )
 from aurora.postgres.conninfo import ConnInfo
-from aurora.postgres.server import settled_for_writing
+from aurora.postgres.server import settled_for_programs
 from aurora.postgres.tools import ToolSet, find_tools, lost_connection, run_tool
 
 # Set by newer tools on servers that do not know it; they say so and go on.
@@ -95,7 +95,14 @@ def dump_schema(
     args += [f"--exclude-table={_pattern(name)}" for name in skip]
     pieces: list[bytes] = []
     try:
-        run_tool(tools, "pg_dump", args, dsn=_plain(dsn), stdout=pieces.append, cancel=cancel)
+        run_tool(
+            tools,
+            "pg_dump",
+            args,
+            dsn=settled_for_programs(ConnInfo.parse(dsn)).dsn(),
+            stdout=pieces.append,
+            cancel=cancel,
+        )
     except SourceError as error:
         if "permission denied" in error.message:
             raise SourcePrivilege(error.message, hint=error.hint) from error
@@ -128,11 +135,6 @@ def _pattern(name: str) -> str:
     """A psql pattern that means exactly *name* (``schema.table``, quoted where needed)."""
     parts = re.findall(r'"(?:[^"]|"")*"|[^.]+', name)
     return ".".join(p if p.startswith('"') else f'"{p}"' for p in parts)
-
-
-def _plain(dsn: str) -> str:
-    """The DSN with everything the environment adds, so that every tool goes to one place."""
-    return ConnInfo.parse(dsn).settled().dsn()
 
 
 class Archive:
@@ -193,7 +195,7 @@ class Archive:
             self._tools(need_tls=needs_tls(dsn), prefer=target_major),
             "pg_restore",
             [*args, str(self.path)],
-            dsn=settled_for_writing(ConnInfo.parse(dsn)).dsn(),
+            dsn=settled_for_programs(ConnInfo.parse(dsn), what="target").dsn(),
             cancel=cancel,
             error=TargetError,
             accept=(0, 1),

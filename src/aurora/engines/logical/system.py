@@ -18,9 +18,8 @@ from aurora.engines.base import DatabaseFacts
 from aurora.engines.logical.grants import grant_statements
 from aurora.engines.logical.names import Connection, literal, quoted
 from aurora.engines.logical.schema import needs_tls
-from aurora.errors import SourceError
 from aurora.postgres.conninfo import ConnInfo
-from aurora.postgres.server import ServerFacts
+from aurora.postgres.server import ServerFacts, settled_for_programs
 from aurora.postgres.tools import find_tools, run_tool
 
 # Settings whose value is a list of names, quoted where they must be.
@@ -30,7 +29,6 @@ _LIST_SETTINGS = {
     "shared_preload_libraries", "temp_tablespaces", "unix_socket_directories",
 }  # fmt: skip
 
-_NO_TIMEOUTS = "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
 _IDENTIFIER = r'("(?:[^"]|"")*"|[^\s;"]+)'
 _ATTRIBUTES = re.compile(
     rf"(?P<head>ALTER ROLE {_IDENTIFIER} WITH)(?P<words>( [A-Z]+\b)+?)"
@@ -59,15 +57,9 @@ def dump_globals(dsn: str, facts: ServerFacts, *, cancel: threading.Event | None
         args.append("--encoding=UTF8")
     if not facts.role.superuser:
         args.append("--no-role-passwords")
-    try:
-        text = run_tool(tools, "pg_dumpall", args, dsn=info.dsn(), cancel=cancel).stdout
-    except SourceError as error:
-        if "timeout" not in error.message:
-            raise
-        # Unlike pg_dump it leaves the role's own timeouts on. Not said at once: poolers refuse.
-        options = f"{info.options.get('options', '')} {_NO_TIMEOUTS}".strip()
-        patient = info.with_options(options=options)
-        text = run_tool(tools, "pg_dumpall", args, dsn=patient.dsn(), cancel=cancel).stdout
+    text = run_tool(
+        tools, "pg_dumpall", args, dsn=settled_for_programs(info).dsn(), cancel=cancel
+    ).stdout
     # psql's guard is random each time; without it unchanged roles are the same bytes.
     return re.sub(rb"^\\(un)?restrict \w+\n", b"", text, flags=re.MULTILINE)
 
