@@ -5,10 +5,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aurora.errors import StorageFull, StorageUnavailable
+from aurora.errors import StorageError, StorageFull, StorageUnavailable
 from aurora.events import Event, Warned
 from aurora.operations.backup import BackupOptions, BackupReport, create_backup
 from aurora.operations.findings import Level as Found
@@ -67,7 +68,7 @@ def test_without_retries_one_failure_in_five_is_an_error(stand: Stand) -> None:
     stand.all_is_well()
 
 
-def refused_storage(kind: type, code: int):  # type: ignore[no-untyped-def]  # noqa: ANN201
+def refused_storage(kind: type[StorageError], code: int) -> Any:
     """A FaultyStorage's own errors have no hint."""
 
     def check(error: Exception) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from aurora.engines.logical import build as engine_build
 from aurora.engines.logical import target
 from aurora.engines.logical.grants import grant_statements
 from aurora.engines.logical.names import OUTPUT_SETTINGS
@@ -398,7 +399,7 @@ def test_an_empty_database_that_fills_up_meanwhile(
     project.backup(app)
     name = name_of(app)
     run_sql(pg.dsn(), f'DROP DATABASE "{name}" (FORCE)', f'CREATE DATABASE "{name}"')
-    build = restore_operation.build_database
+    build = engine_build.build_database
 
     def build_while_somebody_works(*args: object, **options: object) -> object:
         run_script(app, "CREATE TABLE precious (a int); INSERT INTO precious VALUES (1)")
@@ -439,7 +440,7 @@ def test_a_living_restore_is_not_swept(
         with psycopg.connect(pg.dsn(), autocommit=True) as conn:
             swept.extend(target.sweep(conn, name_of(app)))
 
-    build, finish = restore_operation.build_database, restore_operation.finish
+    build, finish = engine_build.build_database, target.finish
 
     def build_after_sweep(*args: object, **options: object) -> object:
         look_for_leftovers()

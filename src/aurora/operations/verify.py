@@ -135,9 +135,10 @@ def _heal_side(
     healed: list[str] = []
     while True:
         bad = [one.name for one in verify(view, entry, Level.CIPHERTEXT, sink=sink).bad]
-        # Key slots are named by no refs: those that only the other side has are lost here.
-        there = {info.name for info in target.list(ObjectType.SLOT.prefix)}
-        bad += [info.name for info in source.list(ObjectType.SLOT.prefix) if info.name not in there]
+        # Key slots are named by no refs. Where none is left they were lost with the storage;
+        # a single one may have been removed on purpose and must not come back.
+        if not _slots(target):
+            bad += _slots(source)
         if _differ(target, source, entry):
             bad.append(entry.refs_name)
         bad = [name for name in dict.fromkeys(bad) if name not in healed]
@@ -147,6 +148,10 @@ def _heal_side(
         healed += report.healed
         if report.failed:
             return healed, report.failed
+
+
+def _slots(storage: Storage) -> list[str]:
+    return [info.name for info in storage.list(ObjectType.SLOT.prefix)]
 
 
 def _trusted_refs(target: Storage, source: Storage, entry: BackupEntry) -> Refs:
