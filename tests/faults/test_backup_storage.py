@@ -44,8 +44,8 @@ def back_up(project: Project, dsn: str) -> BackupReport:
 @pytest.mark.parametrize("seed", range(3))
 def test_one_request_in_five_fails(stand: Stand, seed: int) -> None:
     """On both storages, with and without effect: retries get through, and all is right."""
-    flaky = [FaultyStorage(inner, seed=seed + n, rate=0.2)
-             for n, inner in enumerate((stand.project.primary, stand.project.secondary))]  # fmt: skip
+    both = (stand.project.primary, stand.project.secondary)
+    flaky = [FaultyStorage(inner, seed=seed + n, rate=0.2) for n, inner in enumerate(both)]
     bad = through(stand, *(RetryingStorage(one, QUICK) for one in flaky))
     rows = rows_of(stand.dsn)
     report = back_up(bad, stand.dsn)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import typer
 
+import aurora
 from aurora import errors
 from aurora.cli import jsonlines
 from aurora.cli.app import app
@@ -90,6 +91,18 @@ def test_every_message_type_is_told() -> None:
     text = COMMANDS.read_text(encoding="utf-8")
     rows = set(re.findall(r"^\| `(\w+)` \| standard", text, re.MULTILINE))
     assert rows == written | {"exit_error"}
+
+
+PYTHON_ROW = re.compile(r"^\| `(\w+)\((.*?)\)` \|", re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "name, told", PYTHON_ROW.findall((ROOT / "docs" / "python.md").read_text(encoding="utf-8"))
+)
+def test_every_python_function_told_is_there(name: str, told: str) -> None:
+    """With these parameters, in this order."""
+    parameters = list(inspect.signature(getattr(aurora, name)).parameters)
+    assert [one for one in told.split(", ") if one != "*"] == parameters
 
 
 def _anchors(page: Path) -> set[str]:

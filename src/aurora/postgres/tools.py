@@ -404,7 +404,9 @@ def _descriptor(stream: object) -> int | None:
 
 
 def _without(text: str, secret: str | None) -> str:
-    return text.replace(secret, "***") if secret else text
+    # libpq never prints a password; should anything else, a short one is a syllable of
+    # half the messages, and blanking it would make them unreadable.
+    return text.replace(secret, "***") if secret and len(secret) >= 6 else text
 
 
 def _how_it_ended(status: int) -> str:
