@@ -40,7 +40,7 @@ def verify(
             storage=storage,
             level=level,
             subset=_subset(subset),
-            budget_seconds=parse_duration(budget) if budget else None,
+            budget_seconds=_budget(budget),
             sink=shown.sink,
         )
         entry, report, touched = found.entry, found.report, found.tables
@@ -86,6 +86,15 @@ def _told(bad: BadObject, tables: list[str]) -> list[str]:
     if bad.backups:
         lines.append(f"  backups: {', '.join(bad.backups[:10])}")
     return lines
+
+
+def _budget(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UsageError(str(error), hint="Write a time such as 90s, 10m or 2h.") from error
 
 
 def _subset(text: str | None) -> tuple[int, int] | None:
