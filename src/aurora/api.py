@@ -96,10 +96,14 @@ def _backup_options(
 
 
 def list_backups(
-    aurora: Aurora, *, storage: str = "primary", all_databases: bool = False
+    aurora: Aurora,
+    *,
+    storage: str = "primary",
+    all_databases: bool = False,
+    sink: EventSink = discard,
 ) -> list[BackupEntry]:
     """The backups on a storage, oldest first."""
-    repository = aurora.open_for_reading(storage)
+    repository = aurora.open_for_reading(storage, sink=sink)
     return repository.backups(None if all_databases else aurora.database)
 
 

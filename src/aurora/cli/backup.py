@@ -87,7 +87,9 @@ def list_backups(
     """List the backups, oldest first."""
     with surface(json) as shown:
         aurora = run.load(context, sink=shown.sink)
-        entries = api.list_backups(aurora, storage=storage, all_databases=all_databases)
+        entries = api.list_backups(
+            aurora, storage=storage, all_databases=all_databases, sink=shown.sink
+        )
         rows = [
             (
                 entry.id,

@@ -74,7 +74,8 @@ class RestorePlan:
     @property
     def old_name(self) -> str:
         """What the replaced database is called afterwards."""
-        stamp = self.restore_id.split("-")[0].lstrip("r").lower()
+        # With the letters: two restores may fall into one second.
+        stamp = self.restore_id.removeprefix("r").replace("-", "_").lower()
         return aside_name(self.state.name, f"before_{stamp}")
 
     def facts(self) -> list[tuple[str, str]]:
