@@ -31,7 +31,7 @@ demo: $(VENV)/stamp-demo
 	@$(BIN)/python -m aurora.demo
 
 test: servers
-	@$(PYTEST) -m 'not long' $(wildcard $(TESTS)) $(ARGS)
+	@$(PYTEST) -m 'not long' -n 3 --dist loadfile $(wildcard $(TESTS)) $(ARGS)
 
 test-long: servers
 	@$(PYTEST) -m long --timeout 3600 tests $(ARGS)

@@ -74,11 +74,11 @@ def shape(n_bytes: int) -> Shape:
 def build(dsn: str, wanted: Shape, *, indexes: bool = True) -> None:
     """Fill the empty database at *dsn*: two processes make the rows of the large table."""
     with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute(_TABLES)  # type: ignore[arg-type]
+        conn.execute(_TABLES)
         for number in range(_LITTLE):
             conn.execute(
                 f"CREATE TABLE setting_{number} AS SELECT i AS id, md5(i::text) AS value"
-                f" FROM generate_series(1, {10 + number * 7}) i"  # type: ignore[arg-type]
+                f" FROM generate_series(1, {10 + number * 7}) i"
             )
         half = wanted.orders // 2
         parts = [
@@ -90,7 +90,7 @@ def build(dsn: str, wanted: Shape, *, indexes: bool = True) -> None:
         _run_parts(dsn, [("sessions", 1, wanted.sessions)])
         if indexes:
             conn.execute("SET maintenance_work_mem = '256MB'")
-            conn.execute(_INDEXES)  # type: ignore[arg-type]
+            conn.execute(_INDEXES)
         conn.execute("VACUUM (ANALYZE)")
         conn.execute("CHECKPOINT")
 
@@ -110,7 +110,7 @@ def multiply(dsn: str, times: int) -> None:
         for number in range(1, times):
             conn.execute(
                 f"INSERT INTO orders SELECT id + {number * count}, {rest} FROM orders"
-                f" WHERE id <= {count}"  # type: ignore[arg-type]
+                f" WHERE id <= {count}"
             )
         conn.execute("VACUUM (ANALYZE)")
         conn.execute("CHECKPOINT")
@@ -121,7 +121,8 @@ def _run_parts(dsn: str, parts: list[tuple[str, int, int]]) -> None:
         subprocess.Popen([sys.executable, __file__, dsn, table, str(first), str(count)])
         for table, first, count in parts
     ]
-    if any([maker.wait() for maker in makers]):
+    statuses = [maker.wait() for maker in makers]
+    if any(statuses):
         raise RuntimeError("the rows could not be made")
 
 
@@ -209,7 +210,7 @@ def _batches(table: str, first: int, count: int) -> Iterator[str]:
 
 def _copy(dsn: str, table: str, first: int, count: int) -> None:
     with psycopg.connect(dsn) as conn, conn.cursor() as cursor:
-        with cursor.copy(f"COPY {table} FROM STDIN") as copy:  # type: ignore[arg-type]
+        with cursor.copy(f"COPY {table} FROM STDIN") as copy:
             for batch in _batches(table, first, count):
                 copy.write(batch)
 

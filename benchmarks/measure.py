@@ -58,11 +58,9 @@ def server_cpu(postmaster: int) -> float:
     """CPU seconds of a server since its start; 0 without one."""
     if not postmaster:
         return 0.0
-    pids = [postmaster]
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit() and _stat(int(path.name))[1] == postmaster:
-            pids.append(int(path.name))
-    return sum(_stat(pid)[0] for pid in pids)
+    numbers = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
+    living = [found for found in map(_stat, numbers) if found[1] == postmaster]
+    return _stat(postmaster)[0] + sum(cpu for cpu, _ in living)
 
 
 def process_cpu(pid: int) -> float:

@@ -7,6 +7,8 @@ all of the COPY text, so they add up to about what a whole backup takes.
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import asyncpg
@@ -22,7 +24,6 @@ from aurora.repository.layout import ObjectType
 from aurora.storage.local import LocalStorage
 
 _SAMPLE = 96 << 20  # bytes of COPY text
-_CHUNK = 8 << 20
 
 
 def half_queries(stage: Stage, form: str) -> list[str]:
@@ -58,23 +59,32 @@ def measure_parts(stage: Stage, results: Results, text_bytes: int) -> None:
     results.parts["server: hash of every row"] = stage.run(
         *[psql(stage, query) for query in hashing]
     ).server_cpu
-    chunks, receiving = _sample(stage)
-    scale = text_bytes / sum(len(chunk) for chunk in chunks)
-    results.parts["client: receive (asyncpg)"] = receiving * scale
-    for name, seconds in _steps(chunks, stage.scratch / "parts"):
-        results.parts[f"client: {name}"] = seconds * scale
+    # In a process of its own: the memory it takes would show up as that of those we start.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as aside:
+        sample, steps = aside.submit(_client_parts, stage.dsn(), stage.scratch / "parts").result()
+    for name, seconds in steps.items():
+        results.parts[f"client: {name}"] = seconds * text_bytes / sample
 
 
-def _sample(stage: Stage) -> tuple[list[bytes], float]:
+def _client_parts(dsn: str, directory: Path) -> tuple[int, dict[str, float]]:
+    """Bytes of the sample, and the CPU seconds of each step for it."""
+    chunks, receiving = _sample(dsn)
+    steps = {"receive (asyncpg)": receiving, **dict(_steps(chunks, directory))}
+    return sum(len(chunk) for chunk in chunks), steps
+
+
+def _sample(dsn: str) -> tuple[list[bytes], float]:
     """Chunks of COPY text, and the CPU seconds of receiving them."""
     chunks: list[bytes] = []
 
     async def receive() -> None:
-        connection = await asyncpg.connect(stage.dsn(), statement_cache_size=0)
+        connection = await asyncpg.connect(dsn, statement_cache_size=0)
         held: list[bytes] = []
 
         async def take(data: bytes) -> None:
             held.append(data)
+            if len(data) < 128 << 10:  # as Aurora does, see copyout.py
+                await asyncio.sleep(0.001)
 
         blocks = 0
         while sum(len(chunk) for chunk in chunks) < _SAMPLE:

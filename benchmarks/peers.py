@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from measure import BenchFailed, Command, Run, disk_usage
 from results import Results

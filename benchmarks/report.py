@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from results import ROWS, Results, Run, Target
+from measure import Phase, Run
+from results import ROWS, Results, Target
 from rich.table import Table
 
 _BASES = {"pg_restore": ("pg_restore", "restore", "pgbackrest_restore", "restic_restore")}
-_MEMORY_ONLY = ("memory_small", "memory_large")
 
 
 def tables(results: Results) -> Iterator[Table]:
@@ -97,34 +97,31 @@ def _profile(results: Results) -> Iterator[str]:
         yield from _table(("step", "CPU s"), steps)
 
 
-def _ending(run: Run) -> "_Rest":
-    return _Rest(run)
-
-
-class _Rest:
+def _ending(run: Run) -> Phase:
     """What of a run its phases do not cover."""
-
-    def __init__(self, run: Run) -> None:
-        self.name = "last phase and ending"
-        self.wall = run.wall - sum(phase.wall for phase in run.phases)
-        self.client_cpu = run.client_cpu - sum(phase.client_cpu for phase in run.phases)
-        self.server_cpu = run.server_cpu - sum(phase.server_cpu for phase in run.phases)
+    return Phase(
+        "the end of the process",
+        run.wall - sum(phase.wall for phase in run.phases),
+        run.client_cpu - sum(phase.client_cpu for phase in run.phases),
+        run.server_cpu - sum(phase.server_cpu for phase in run.phases),
+    )
 
 
 def _timed(results: Results) -> Iterator[tuple[str, ...]]:
     for row, name in ROWS.items():
         best = results.best(row)
-        if best is None or row == "memory_small":
+        if best is None:
             continue
         base = next((base for base, rows in _BASES.items() if row in rows), "floor")
         base = "restore" if row == "restore_table" else base
-        ratio = results.ratio(row, base) if row not in _MEMORY_ONLY else None
+        told = name
+        ratio = results.ratio(row, base) if row != "memory_large" else None
         if row == "memory_large":
-            name = f"{name} at {results.database['large_gigabytes']:g} GB"
+            told = f"{name} at {results.database['large_gigabytes']:g} GB"
         yield (
-            name, f"{best.wall:.2f}", " ".join(f"{run.wall:.2f}" for run in results.runs[row]),
+            told, f"{best.wall:.2f}", " ".join(f"{run.wall:.2f}" for run in results.runs[row]),
             f"{best.client_cpu:.2f}", f"{best.server_cpu:.2f}", f"{best.max_rss >> 20}",
-            "" if ratio is None else f"{ratio:.2f} × {_short(base)}",
+            "" if ratio is None else f"{ratio:.2f} x {_short(base)}",
         )  # fmt: skip
 
 

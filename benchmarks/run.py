@@ -1,10 +1,11 @@
 """Measure Aurora against its targets and its peers, all in one run on this machine.
 
-    python benchmarks/run.py [--gigabytes 1] [--quick] [--memory-at 5] [--keep]
+    python benchmarks/run.py [--gigabytes 1] [--quick] [--memory-at 5]
 
 A PostgreSQL server of its own is started in a temporary directory, filled, measured and
 removed. The result: a table here, RESULTS.md and results.json beside this file. ``--quick``
-(100 MB, each row once, about a minute) tries the script; its numbers mean nothing.
+(100 MB, each row once, about a minute) tries the script; its numbers mean nothing, and go to
+the temporary directory.
 """
 
 import argparse
@@ -15,7 +16,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from tempfile import gettempdir
 
 import data
 import peers
@@ -34,18 +37,22 @@ _ROOM = 7  # bytes of disk for each byte of table data: database twice, dumps, a
 
 
 def main() -> int:
-    """Run, print, write. Returns the exit status; a missed target is no failure."""
+    """Run, print, write. Returns the exit status: 1 where a row failed.
+
+    A missed target is no failure.
+    """
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--gigabytes", type=float, default=1.0, help="table data; default 1")
     parser.add_argument("--quick", action="store_true", help="100 MB, each row once")
     parser.add_argument("--memory-at", type=float, default=0.0, metavar="GB",
                         help="also measure a full backup's memory at this size")  # fmt: skip
     parser.add_argument("--repetitions", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=HERE, help="where the reports go")
+    parser.add_argument("--output", type=Path, help="where the reports go")
     options = parser.parse_args()
     if options.quick:
         options.gigabytes, options.repetitions = 0.1, 1
-    console = Console()
+    directory_of_reports = options.output or (Path(gettempdir()) if options.quick else HERE)
+    console = Console(width=max(120, Console().width))
     results = Results(told=lambda text: console.print(f"  {text}", style="dim", highlight=False))
     if options.quick:
         results.notes.append("A --quick run: too small and too short to conclude anything.")
@@ -61,10 +68,10 @@ def main() -> int:
             if options.memory_at:
                 _memory(stage, results, options.gigabytes, options.memory_at)
     console.print(*tables(results), sep="\n")
-    name = "quick" if options.quick else "RESULTS"
-    written = markdown(results, options.output, name)
+    name = "aurora-bench-quick" if options.quick else "RESULTS"
+    written = markdown(results, directory_of_reports, name)
     console.print(f"written: {written}")
-    return 0
+    return 1 if results.failed else 0
 
 
 @contextmanager
@@ -73,7 +80,8 @@ def _scratch(gigabytes: float) -> Iterator[Path]:
     try:
         free = shutil.disk_usage(directory).free
         if free < gigabytes * 1e9 * _ROOM:
-            raise SystemExit(f"{directory} has {free / 1e9:.0f} GB free; set TMPDIR to a larger disk")
+            gigabytes_free = f"{free / 1e9:.0f} GB free"
+            raise SystemExit(f"{directory} has {gigabytes_free}; set TMPDIR to a larger disk")
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -84,7 +92,7 @@ def _describe(stage: Stage, results: Results, gigabytes: float) -> None:
     load = os.getloadavg()[0]
     results.machine = {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "processors": f"{len(os.sched_getaffinity(0))} × {_processor()}",
+        "processors": f"{len(os.sched_getaffinity(0))} x {_processor()}",
         "memory": f"{memory:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "PostgreSQL": f"{stage.server.tools.version}, data checksums, fsync on, "
@@ -130,40 +138,39 @@ def _backups(stage: Stage, results: Results, number: int) -> None:
     copies = half_queries(stage, "COPY (SELECT * FROM {source}) TO STDOUT")
     if number == 0:
         stage.run(*[psql(stage, query) for query in copies])  # warms the caches; not counted
-    results.add("floor", stage.run(*[psql(stage, query) for query in copies]))
+    results.attempt("floor", lambda: stage.run(*[psql(stage, query) for query in copies]))
     dump = stage.scratch / "dump"
     shutil.rmtree(dump, ignore_errors=True)
     dumping = ["-Fd", "-j2", "-Z1", "-f", str(dump), "-d", stage.dsn()]
-    results.add("pg_dump", stage.run(Command([stage.program("pg_dump"), *dumping])))
+    results.attempt("pg_dump", lambda: stage.run(Command([stage.program("pg_dump"), *dumping])))
     results.sizes["pg_dump"] = disk_usage(dump)
-    _drop(stage, "aurora")
-    here = AuroraHere(stage, "aurora")
-    first = results.add("full", here.run(["backup", "create"]))
-    results.runs.setdefault("memory_small", []).append(first)
+    here = AuroraHere(stage, "aurora").begin()
+    first = results.attempt("full", lambda: here.run(["backup", "create"]))
     results.sizes["aurora"] = disk_usage(here.repository)
-    results.database["copy_text_bytes"] = first.facts["bytes_read"]
-    results.add("second", here.run(["backup", "create"]))
+    results.database["copy_text_bytes"] = first.facts["bytes_read"] if first else 0
+    results.attempt("second", lambda: here.run(["backup", "create"]))
     results.sizes["aurora, two fulls"] = disk_usage(here.repository)
-    both = AuroraHere(stage, "both", secondary=True)
-    results.add("replicated", both.run(["backup", "create"]))
-    _drop(stage, "both")
+    both = AuroraHere(stage, "both").begin(secondary=True)
+    results.attempt("replicated", lambda: both.run(["backup", "create"]))
+    both.remove()
 
 
 def _restores(stage: Stage, results: Results, repetitions: int) -> None:
-    here = AuroraHere.opened(stage, "aurora")
+    here = AuroraHere(stage, "aurora")  # with its two fulls
     for _ in range(repetitions):
         stage.fresh_database("restored")
         loading = ["-j2", "-d", stage.dsn("restored"), str(stage.scratch / "dump")]
-        results.add("pg_restore", stage.run(Command([stage.program("pg_restore"), *loading])))
+        command = Command([stage.program("pg_restore"), *loading])
+        results.attempt("pg_restore", partial(stage.run, command))
         stage.drop("restored")
-        args = ["backup", "restore", "latest", "--target", stage.dsn("restored"), "--yes"]
-        results.add("restore", here.run(args))
+        target = ["latest", "--target", stage.dsn("restored"), "--yes"]
+        results.attempt("restore", partial(here.run, ["backup", "restore", *target]))
         stage.fresh_database("restored")
-        args = ["backup", "restore-table", "sessions", "latest", "--yes"]
-        results.add("restore_table", here.run([*args, "--target", stage.dsn("restored")]))
+        one = ["backup", "restore-table", "sessions", *target]
+        results.attempt("restore_table", partial(here.run, one))
         stage.drop("restored")
     shutil.rmtree(stage.scratch / "dump", ignore_errors=True)
-    _drop(stage, "aurora")
+    here.remove()
 
 
 def _memory(stage: Stage, results: Results, small: float, large: float) -> None:
@@ -172,13 +179,9 @@ def _memory(stage: Stage, results: Results, small: float, large: float) -> None:
     data.multiply(stage.dsn(), max(1, round(large / small)))
     sizes = data.table_bytes(stage.dsn())
     results.database |= {"large_gigabytes": large, "large_table_bytes": sum(sizes.values())}
-    here = AuroraHere(stage, "memory")
-    results.add("memory_large", here.run(["backup", "create"]))
-    _drop(stage, "memory")
-
-
-def _drop(stage: Stage, name: str) -> None:
-    shutil.rmtree(stage.scratch / name, ignore_errors=True)
+    here = AuroraHere(stage, "memory").begin()
+    results.attempt("memory_large", lambda: here.run(["backup", "create"]))
+    here.remove()
 
 
 if __name__ == "__main__":

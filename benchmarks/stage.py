@@ -1,6 +1,7 @@
 """The stage of a benchmark: a server of its own, the database on it, and Aurora beside it."""
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -73,7 +74,7 @@ class Stage:
     def execute(self, *statements: str, database: str = "postgres") -> None:
         with psycopg.connect(self.dsn(database), autocommit=True) as conn:
             for statement in statements:
-                conn.execute(statement)  # type: ignore[arg-type]
+                conn.execute(statement)
 
     def fresh_database(self, name: str) -> None:
         """An empty database *name*."""
@@ -109,24 +110,23 @@ class Stage:
 class AuroraHere:
     """Aurora's command line in a directory of its own, against the stage's database."""
 
-    def __init__(self, stage: Stage, place: str, *, secondary: bool = False) -> None:
-        self._place(stage, place)
-        self.directory.mkdir()
-        other = ["--secondary", str(self.directory / "secondary")] if secondary else []
-        args = ["init", "--source", stage.dsn(), "--primary", str(self.repository)]
-        self.run([*args, *(other or ["--no-secondary"]), "--yes"])
-
-    def _place(self, stage: Stage, place: str) -> None:
+    def __init__(self, stage: Stage, place: str) -> None:
         self.stage = stage
         self.directory = stage.scratch / place
         self.repository = self.directory / "primary"
 
-    @classmethod
-    def opened(cls, stage: Stage, place: str) -> Self:
-        """One that was made before."""
-        here = cls.__new__(cls)
-        here._place(stage, place)
-        return here
+    def begin(self, *, secondary: bool = False) -> Self:
+        """New repositories; what was there before is removed."""
+        self.remove()
+        self.directory.mkdir()
+        other = ["--secondary", str(self.directory / "secondary")] if secondary else []
+        args = ["init", "--source", self.stage.dsn(), "--primary", str(self.repository)]
+        self.run([*args, *(other or ["--no-secondary"]), "--yes"])
+        return self
+
+    def remove(self) -> None:
+        """Remove the repositories, if there are any."""
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def run(self, args: Sequence[str]) -> Run:
         """One command with --json: its summary as ``facts``, and its phases."""
@@ -160,7 +160,6 @@ class _Watched:
         elif found["message_type"] != "phase" or found["state"] != "begun":
             return
         now = (time.monotonic(), process_cpu(pid), server_cpu(self._stage.server.pid))
-        self.phases.append(
-            Phase(self._name, *(after - before for after, before in zip(now, self._at, strict=True)))
-        )
+        spent = [after - before for after, before in zip(now, self._at, strict=True)]
+        self.phases.append(Phase(self._name, *spent))
         self._at, self._name = now, str(found.get("phase", "ending"))

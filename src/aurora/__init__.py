@@ -11,7 +11,7 @@ from aurora.version import __version__
 if TYPE_CHECKING:
     from aurora.api import (
         create_backup,
-        heal_backup,
+        heal_backups,
         list_backups,
         replicate,
         restore,
@@ -29,7 +29,7 @@ __all__ = [
     "TableOptions",
     "__version__",
     "create_backup",
-    "heal_backup",
+    "heal_backups",
     "list_backups",
     "replicate",
     "restore",

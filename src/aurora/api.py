@@ -27,6 +27,7 @@ from aurora.operations import verify as verify_operation
 from aurora.operations.backup import BackupOptions, BackupReport
 from aurora.operations.content import Backup
 from aurora.operations.log_state import INCREMENTAL
+from aurora.operations.memory import Memory
 from aurora.operations.recover import RecoveryPlan, plan_recovery, run_recovery
 from aurora.operations.reports import RestoreReport, write_report
 from aurora.operations.restore import RestoreOptions, RestorePlan, plan_restore, run_restore
@@ -69,13 +70,27 @@ def create_backup(
             hint="Use --type full or --type incremental.",
         )
     make = incremental.create_full if kind == "full" else incremental.create_incremental
-    return make(
+    repository = aurora.open_primary()
+    memory = _memory(aurora)
+    memory.check(repository, aurora.database)
+    report = make(
         aurora.source_dsn(),
-        aurora.open_primary(),
-        _backup_options(aurora, skip=skip, accept_new_source=accept_new_source),
+        repository,
+        _backup_options(
+            aurora,
+            skip=skip,
+            accept_new_source=accept_new_source,
+            distrusted=memory.distrusted(),
+        ),
         open_mirror=aurora.open_secondary_view if aurora.has_secondary else None,
         sink=sink,
     )
+    memory.remember(repository, repository.resolve(report.backup_id, aurora.database))
+    return report
+
+
+def _memory(aurora: Aurora) -> Memory:
+    return Memory(aurora.settings.base / "aurora.state")
 
 
 def _backup_options(
@@ -83,6 +98,7 @@ def _backup_options(
     *,
     skip: Sequence[str] = (),
     accept_new_source: bool = False,
+    distrusted: frozenset[str] = frozenset(),
 ) -> BackupOptions:
     settings = aurora.settings.backup
     return BackupOptions(
@@ -93,6 +109,7 @@ def _backup_options(
         lock_timeout=settings.lock_timeout,
         skip=(*settings.skip, *skip),
         accept_new_source=accept_new_source,
+        distrusted=distrusted,
     )
 
 
@@ -140,10 +157,14 @@ def transactions(
 
 
 def list_backups(
-    aurora: Aurora, *, storage: str = "primary", all_databases: bool = False
+    aurora: Aurora,
+    *,
+    storage: str = "primary",
+    all_databases: bool = False,
+    sink: EventSink = discard,
 ) -> list[BackupEntry]:
     """The backups on a storage, oldest first."""
-    repository = aurora.open_for_reading(storage)
+    repository = aurora.open_for_reading(storage, sink=sink)
     return repository.backups(None if all_databases else aurora.database)
 
 
@@ -165,16 +186,24 @@ def verify_backup(
     """Look whether a backup is there, unaltered, and opens; damage is reported, not raised."""
     repository = aurora.open_for_verifying(storage, keys=level is Level.FULL)
     entry = repository.resolve(backup_id, aurora.database)
-    return verify_operation.verify_backup(
+    found = verify_operation.verify_backup(
         repository, entry, level, subset=subset, budget_seconds=budget_seconds, sink=sink
     )
+    if storage == "primary":
+        whole = subset is None and not found.report.ended_early and level is not Level.NAMES
+        bad = {one.name for one in found.report.bad}
+        named = {one.name for one in repository.refs(entry).objects} if whole and not bad else ()
+        _memory(aurora).note_checked(bad, good=named)
+    return found
 
 
-def heal_backup(aurora: Aurora, backup_id: str, *, sink: EventSink = discard) -> Healed:
-    """Bring bad objects of a backup back, on either storage, from the other."""
-    return verify_operation.heal_backup(
+def heal_backups(aurora: Aurora, backup_id: str, *, sink: EventSink = discard) -> list[Healed]:
+    """Bring bad objects of a backup (or ``all``) back, on either storage, from the other."""
+    reports = verify_operation.heal_backups(
         aurora.storage("primary"), _secondary(aurora), backup_id, aurora.database, sink=sink
     )
+    _memory(aurora).note_checked((), good={name for one in reports for name in one.primary})
+    return reports
 
 
 def _secondary(aurora: Aurora) -> mirror.MirrorView:
@@ -321,7 +350,7 @@ def restore_table(
 
     def safety(chosen: TablePlan) -> str:
         label = f"safety before restore {chosen.restore_id} of {chosen.name}"
-        names = frozenset((t.schema, t.name) for t in chosen.tables)
+        names = frozenset(chosen.there)
         return _back_up_first(aurora, dsn, chosen.database, label, names, sink)
 
     with _held(repository):
@@ -334,6 +363,7 @@ def _opened(
     aurora: Aurora, backup_id: str, storage: str, sink: EventSink
 ) -> tuple[Repository, Backup]:
     repository = aurora.open_for_reading(storage, sink=sink)
+    _memory(aurora).warn(repository, aurora.database, sink)
     return repository, Backup(repository, repository.resolve(backup_id, aurora.database))
 
 

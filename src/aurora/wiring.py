@@ -6,6 +6,7 @@ before it is needed, and no secret is asked for twice.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
@@ -14,13 +15,13 @@ from typing import Any, Literal
 from aurora.config import SecretRef, Settings, StorageSettings, load_settings
 from aurora.config.secrets import reference_from_environment
 from aurora.config.settings import CREDENTIALS, slug
-from aurora.errors import AuroraError, UsageError
+from aurora.errors import AuroraError, UsageError, WrongKey
 from aurora.events import EventSink, discard
 from aurora.operations.configuration import StorageDraft
 from aurora.operations.init import Options
 from aurora.postgres.conninfo import ConnInfo, needs_password
 from aurora.repository.door import ClosedRepository, Repository
-from aurora.repository.keys import Passphrase
+from aurora.repository.keys import Passphrase, RecoveryCode, Secret
 from aurora.repository.mirror import MirrorView
 from aurora.storage.addresses import parse_address
 from aurora.storage.base import Buffer, ObjectInfo, Storage
@@ -49,11 +50,17 @@ class Aurora:
     """
 
     def __init__(
-        self, settings: Settings, *, ask: Ask = nobody, ask_passphrase: Ask | None = None
+        self,
+        settings: Settings,
+        *,
+        ask: Ask = nobody,
+        ask_passphrase: Ask | None = None,
+        sink: EventSink = discard,
     ) -> None:
         """*ask_passphrase* is for passphrases where they are being chosen; *ask* by default."""
         self.settings = settings
         self._ask = ask
+        self._sink = sink
         self._ask_passphrase = ask_passphrase or ask
         self._lock = RLock()
         self._passphrases: dict[Place, str] = {}
@@ -67,12 +74,15 @@ class Aurora:
         *,
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
         ask: Ask = nobody,
+        sink: EventSink = discard,
     ) -> "Aurora":
         """Read aurora.toml at *path*; *overrides* (by section and field) win over it.
 
+        *sink* hears of a storage that does not answer and is tried again.
+
         Raises UsageError.
         """
-        return cls(load_settings(Path(path), overrides), ask=ask)
+        return cls(load_settings(Path(path), overrides), ask=ask, sink=sink)
 
     @cached_property
     def database(self) -> str:
@@ -103,6 +113,14 @@ class Aurora:
                 self._passphrases[place] = self._find_passphrase(place, self._ask_passphrase)
             return self._passphrases[place]
 
+    def secret(self, place: Place) -> Secret:
+        """What opens a storage's repository: a recovery code where one is given, else the
+        passphrase. Raises UsageError."""
+        code = reference_from_environment(f"{_PREFIX[place]}_RECOVERY_CODE")
+        if code is None:
+            return Passphrase(self.passphrase(place))
+        return RecoveryCode(code.resolve(f"the {place} recovery code", base=self.settings.base))
+
     def secret_files(self) -> list[Path]:
         """The files that hold secrets, as far as this configuration refers to files."""
         references: list[SecretRef | str | None] = [
@@ -132,6 +150,7 @@ class Aurora:
                     settings.url,
                     self._credentials(place, settings),
                     base_directory=self.settings.base,
+                    sink=self._sink,
                 )
             return self._storages[place]
 
@@ -148,12 +167,10 @@ class Aurora:
         if place != "primary":
             raise UsageError(f"no storage is called {place!r}", hint="primary or secondary.")
         fallback = Later(self._secondary_unasked) if self.has_secondary else None
-        return Repository.open(
-            self.storage("primary"),
-            Passphrase(self.passphrase("primary")),
-            fallback=fallback,
-            sink=sink,
-        )
+        with self._naming("primary"):
+            return Repository.open(
+                self.storage("primary"), self.secret("primary"), fallback=fallback, sink=sink
+            )
 
     def open_for_verifying(self, place: str, *, keys: bool) -> ClosedRepository:
         """What *place* itself holds, nothing standing in; without *keys* nothing is opened.
@@ -181,21 +198,31 @@ class Aurora:
 
     def open_primary(self) -> Repository:
         """The primary's repository. Raises RepositoryNotFound, WrongKey, StorageError …"""
-        return Repository.open(self.storage("primary"), Passphrase(self.passphrase("primary")))
+        with self._naming("primary"):
+            return Repository.open(self.storage("primary"), self.secret("primary"))
 
     def open_secondary_view(self) -> MirrorView:
         """The secondary as a storage without its outer envelope. Raises as open_primary."""
-        return MirrorView.open(self.storage("secondary"), Passphrase(self.passphrase("secondary")))
+        with self._naming("secondary"):
+            return MirrorView.open(self.storage("secondary"), self.secret("secondary"))
 
     def open_secondary(self, *, sink: EventSink = discard) -> Repository:
         """The repository as the secondary holds it: for when the primary is gone or damaged."""
-        return Repository.open(
-            self.open_secondary_view(), Passphrase(self.passphrase("primary")), sink=sink
-        )
+        return Repository.open(self.open_secondary_view(), self.secret("primary"), sink=sink)
+
+    @contextmanager
+    def _naming(self, place: Place) -> Iterator[None]:
+        """Let a wrong key say on which storage."""
+        try:
+            yield
+        except WrongKey as error:
+            message = f"{error.message} on the {place} storage {self.storage(place).url}"
+            raise WrongKey(message, hint=error.hint, context=error.context) from error
 
     def _secondary_unasked(self) -> Storage:
         with self._lock:
-            if "secondary" not in self._passphrases:
+            code = reference_from_environment("AURORA_SECONDARY_RECOVERY_CODE")
+            if code is None and "secondary" not in self._passphrases:
                 self._passphrases["secondary"] = self._find_passphrase("secondary", nobody)
         return self.open_secondary_view()
 

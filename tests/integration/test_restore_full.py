@@ -123,9 +123,7 @@ def test_once_more_keeps_the_roles_that_are_there(
         assert conn.execute("SHOW search_path").fetchone() == ('"$user", "a b", public',)
 
 
-def test_no_password_is_kept_or_told(
-    system: tuple[str, EmbeddedServer], project: Project
-) -> None:
+def test_no_password_is_kept_or_told(system: tuple[str, EmbeddedServer], project: Project) -> None:
     """Neither in reports, events and errors, nor in what the storages hold."""
     source, empty = system
     made = project.backup(source, mirrored=True)

@@ -146,7 +146,7 @@ def test_readers_see_the_old_or_the_new(app: str, project: Project) -> None:
 def test_a_failed_check_changes_nothing(
     pg: EmbeddedServer, app: str, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The database serves as before; what was restored stays to be looked at; the next sweeps it."""
+    """The database serves as before; what was restored stays, until the next run sweeps it."""
     project.backup(app)
     run_sql(app, "UPDATE kind SET what = 'now'")
     before = look(app)

@@ -42,7 +42,8 @@ CREATE TRIGGER plain AFTER INSERT OR DELETE ON orders FOR EACH ROW EXECUTE FUNCT
 CREATE TRIGGER always AFTER INSERT OR DELETE ON orders FOR EACH ROW EXECUTE FUNCTION noted();
 CREATE TRIGGER replica AFTER INSERT OR DELETE ON orders FOR EACH ROW EXECUTE FUNCTION noted();
 CREATE TRIGGER off AFTER INSERT OR DELETE ON orders FOR EACH ROW EXECUTE FUNCTION noted();
-ALTER TABLE orders ENABLE ALWAYS TRIGGER always, ENABLE REPLICA TRIGGER replica, DISABLE TRIGGER off;
+ALTER TABLE orders ENABLE ALWAYS TRIGGER always, ENABLE REPLICA TRIGGER replica, DISABLE TRIGGER
+    off;
 CREATE RULE nothing AS ON UPDATE TO orders WHERE OLD.id < 0 DO INSTEAD NOTHING;
 ALTER TABLE orders REPLICA IDENTITY FULL;
 CREATE PUBLICATION p FOR TABLE orders, lines;
@@ -258,7 +259,6 @@ def test_partition_tree(pg: EmbeddedServer, project: Project, new_database: NewD
     compare(before, dsn)
 
 
-
 def test_one_partition_that_was_dropped(project: Project, new_database: NewDatabase) -> None:
     """It comes back attached to its parent."""
     dsn = new_database()
@@ -279,7 +279,8 @@ CREATE SCHEMA a; CREATE SCHEMA "B c"; CREATE TABLE a.t (i int); CREATE TABLE "B 
 CREATE TABLE "B c"."Mixed Case" (i int); CREATE TABLE public."select" (i int);
 CREATE TABLE public."Upper" (i int); CREATE TABLE public.upper (i int);
 CREATE TABLE public."dot.ted" (i int); CREATE TABLE public."quo""ted" (i int);
-INSERT INTO a.t VALUES (1); INSERT INTO "B c".t VALUES (2); INSERT INTO "B c"."Mixed Case" VALUES (3);
+INSERT INTO a.t VALUES (1); INSERT INTO "B c".t VALUES (2); INSERT INTO "B c"."Mixed Case"
+    VALUES (3);
 INSERT INTO "select" VALUES (4); INSERT INTO "Upper" VALUES (5); INSERT INTO upper VALUES (6);
 INSERT INTO "dot.ted" VALUES (7); INSERT INTO "quo""ted" VALUES (8);
 """
@@ -323,9 +324,7 @@ def test_reads_only_the_tables_own_chunks(new_database: NewDatabase) -> None:
     chunks = {i.name for i in primary.list("chunks/")}
     backup = project.opened()
     oids = {t.oid: t.name for t in backup.snapshot.tables}
-    own = {
-        oids[d.oid]: {e.object for e in d.extents} for d in backup.data() if d.oid in oids
-    }
+    own = {oids[d.oid]: {e.object for e in d.extents} for d in backup.data() if d.oid in oids}
     shared = {piece.object for piece in backup.snapshot.archive.pieces}
     assert len(own["large"]) > 10
     run_sql(dsn, "DROP TABLE small, medium")

@@ -8,8 +8,9 @@ import pytest
 from aurora.errors import UnsupportedRepository
 from aurora.repository.chain import Chain, Head
 from aurora.repository.door import Repository
-from aurora.repository.refs import Previous, write_refs
+from aurora.repository.refs import Previous, Refs, write_refs
 from aurora.storage.memory import MemoryStorage
+from aurora.testing.faulty_storage import FaultyStorage
 from tests.unit.test_repository_kit import backup, commit, create, flip, payloads, reopen
 
 
@@ -131,3 +132,28 @@ def test_two_written_at_once_are_a_fork_and_no_fault() -> None:
     chain = reopen(storage).chain("db")
     assert [link.sequence for link in chain.links] == [1, 2, 3, 4]
     assert chain.faults == ()
+
+
+def test_a_rollback_that_was_written_on_is_noticed() -> None:
+    """The newest backup is gone and another one has its number."""
+    storage, repository = _three()
+    head = repository.chain("db").head
+    newest = repository.backups()[-1]
+    storage.delete([newest.manifest_name, newest.refs_name])
+    other = backup(reopen(storage), payloads(9), day=9)
+    with pytest.raises(UnsupportedRepository, match=f"now {other.id} has its number 3"):
+        reopen(storage).chain("db").check_against(head)
+
+
+def test_refs_are_read_no_further_ahead_than_they_are_used() -> None:
+    """Those of a large repository, all at once, would fill the memory."""
+    storage, repository = _three()
+    counter = FaultyStorage(storage)
+    found = (
+        reopen(counter)
+        .catalog_alone()
+        .read_all([(entry.database, entry.id) for entry in repository.backups()] * 20)
+    )
+    assert isinstance(next(iter(found))[1], Refs)
+    assert len(counter.nths("get", "refs/")) <= 8
+    assert len(list(found)) == 59

@@ -9,6 +9,7 @@ from aurora.errors import (
     UnsupportedRepository,
     UsageError,
 )
+from aurora.repository import signed
 from aurora.repository.door import ClosedRepository, Repository
 from aurora.repository.keys import WEAK_KDF_FOR_TESTS, Passphrase
 from aurora.repository.mirror import MirrorView
@@ -140,3 +141,64 @@ def test_a_secondary_needs_an_empty_place_too() -> None:
     create(storage)
     with pytest.raises(UsageError, match="not empty"):
         MirrorView.create(storage, OUTER_PASSPHRASE, kdf=WEAK_KDF_FOR_TESTS)
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"created_at": "0001-01-01T00:00:00+23:59"},
+        {"role": ["primary"]},
+        {"role": {}},
+        {"role": "third"},
+        {"repository": 5},
+        {"repository": "00"},
+    ],
+)
+def test_a_hostile_config_is_damage(member: dict[str, object]) -> None:
+    """Read before there is any key, so anything may be in it."""
+    storage = MemoryStorage()
+    create(storage)
+    document = signed.read_clear(storage.get("config"), name="config") | member
+    document.pop("mac")
+    stored = signed.write_clear(document, name="config", repository_id=b"", mac_key=b"")
+    storage.put("config", stored)
+    with pytest.raises(ObjectDamaged, match="sense"):
+        ClosedRepository(storage)
+
+
+def test_nesting_beyond_all_bounds_is_damage() -> None:
+    """In reading and in writing, at whatever depth either gives up."""
+    storage = MemoryStorage()
+    create(storage)
+    for depth in (*range(880, 1010, 2), 30_000):
+        text = b'{"a":' + b"[" * depth + b"]" * depth + b"}\n"
+        storage.put("config", text)
+        with pytest.raises(ObjectDamaged):
+            ClosedRepository(storage)
+
+
+def test_a_config_that_changes_between_two_reads() -> None:
+    """The second one is proven like the first."""
+    other = MemoryStorage()
+    create(other)
+
+    class Turncoat(MemoryStorage):
+        reads = -99
+
+        def get(self, name: str) -> bytes:
+            self.reads += name == "config"
+            return other.get(name) if name == "config" and self.reads > 1 else super().get(name)
+
+    storage = Turncoat()
+    create(storage)
+    storage.reads = 0
+    with pytest.raises(ObjectDamaged, match="config"):
+        reopen(storage)
+
+
+def test_leavings_of_a_trial_do_not_occupy_a_place() -> None:
+    """Where deleting is refused they stay."""
+    storage = MemoryStorage()
+    storage.put("probe/x-large", b"x")
+    create(storage)
+    assert reopen(storage).backups() == []

@@ -1,13 +1,21 @@
 """Objects that somebody with the keys, a bug or bad memory could have made: still refused."""
 
+import hashlib
+import os
+from pathlib import Path
+
 import pytest
+import zstandard
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from aurora.errors import ObjectDamaged, ObjectMissing, UsageError
 from aurora.repository import canonical, envelope, outer, refs, signed
-from aurora.repository.door import BackupEntry, Ref, Repository
+from aurora.repository.door import BackupEntry, ClosedRepository, Ref, Repository
 from aurora.repository.envelope import HEADER_BYTES
 from aurora.repository.layout import ObjectType
+from aurora.repository.verify import verify
+from aurora.storage.base import MAX_OBJECT
+from aurora.storage.local import LocalStorage
 from aurora.storage.memory import MemoryStorage
 from tests.unit.test_repository_kit import backup, create, flip, names, payloads, reopen, restore
 
@@ -141,7 +149,7 @@ def test_refs_of_a_later_version_are_read() -> None:
     stored = signed.write_packed(document, name=name, repository_id=bytes(16), mac_key=bytes(32))
     read = refs.read_refs(stored, name=name, repository_id=bytes(16), mac_key=bytes(32))
     assert read.objects == [refs.RefObject("chunks/x", 7, digest)]
-    assert read.header["later"] == {"any": "thing"}
+    assert read.previous == refs.Previous("a", 1, digest)
     for hostile in ("../x", "a//b", ""):
         document["objects"] = [[hostile, 7, digest]]
         stored = signed.write_packed(
@@ -169,3 +177,55 @@ def test_a_lost_session_is_named(storage: MemoryStorage) -> None:
     storage.delete([lost])
     with pytest.raises(ObjectMissing, match=lost):
         reopen(storage).read(Ref(**one))
+
+
+def _packed(text: bytes) -> bytes:
+    """*text* as a packed document of somebody who has no key."""
+    signed_part = zstandard.ZstdCompressor().compress(text) + bytes(32)
+    return signed_part + hashlib.sha256(signed_part).digest()
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        (b'"type":"full"', b'"type":' + b"[" * 50_000 + b"]" * 50_000),
+        (b'"type":"full"', b'"type":"\\u001b[31m"'),
+        (b'"kind":"refs"', b'"kind":' + b"[" * 50_000 + b"]" * 50_000),
+        (b'"sequence":1', b'"sequence":1e400'),
+        (b'"sequence":1', b'"sequence":0'),
+        (b'"created_at":"20', b'"created_at":"0001-01-01T00:00:00+23:59","x":"20'),
+        (b'"objects":[[', b'"objects":[[],['),
+    ],
+)
+def test_hostile_refs_are_damage_without_a_key(
+    storage: MemoryStorage, old: bytes, new: bytes
+) -> None:
+    """Whoever can write to the storage can write such; it never stops a listing."""
+    name = names(storage, "refs/")[0]
+    text = signed.read_packed(storage.get(name), name=name, repository_id=b"", mac_key=None)
+    assert old in text
+    storage.put(name, _packed(text.replace(old, new)))
+    assert [entry.damage for entry in ClosedRepository(storage).backups()] == [
+        "its refs cannot be read"
+    ]
+
+
+def test_what_is_too_large_is_damage_and_never_read(tmp_path: Path) -> None:
+    """More than 2 GiB would make the cipher panic; all of it would fill the memory."""
+    place = LocalStorage(tmp_path)
+    repository = create(place)
+    entry = backup(repository, payloads(1))
+    name = repository.manifest(entry)["chunks"][0]["name"]
+    os.truncate(tmp_path / name, 3 * 2**30)
+    with pytest.raises(ObjectDamaged, match="none has more"):
+        restore(repository, entry)
+    assert [bad.name for bad in verify(repository, entry, "full").bad] == [name]
+
+
+def test_too_long_buffers_are_not_opened() -> None:
+    """Whatever storage they come from."""
+    long = bytes(MAX_OBJECT + 1)
+    with pytest.raises(ObjectDamaged, match="too long"):
+        envelope.parse_header(long, name="chunks/x")
+    with pytest.raises(ObjectDamaged, match="too long"):
+        outer.key_id(long, name="chunks/x")

@@ -11,7 +11,7 @@ from aurora.repository.ids import new_backup_id
 from aurora.repository.keys import WEAK_KDF_FOR_TESTS, Passphrase
 from aurora.repository.layout import ObjectType
 from aurora.repository.mirror import MirrorView
-from aurora.storage.base import Storage
+from aurora.storage.base import Buffer, Storage
 from aurora.storage.memory import MemoryStorage
 
 PASSPHRASE = "correct horse battery staple"
@@ -99,3 +99,14 @@ def swap(storage: MemoryStorage, one: str, other: str) -> None:
     first, second = storage.get(one), storage.get(other)
     storage.put(one, second)
     storage.put(other, first)
+
+
+class Forgetful(MemoryStorage):
+    """Answers every put with success and keeps nothing below one prefix."""
+
+    forgets = "\n"  # no name begins with it
+
+    def put(self, name: str, data: Buffer, *, create_only: bool = False) -> None:
+        """As MemoryStorage, or as if."""
+        if not name.startswith(self.forgets):
+            super().put(name, data, create_only=create_only)

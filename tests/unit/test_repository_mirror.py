@@ -1,6 +1,8 @@
 """The secondary: a complete copy under its own keys, whole backups only, never damage."""
 
+import hashlib
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -12,15 +14,18 @@ from aurora.errors import (
     WrongKey,
 )
 from aurora.events import Event, Warned
+from aurora.repository import signed
 from aurora.repository.door import ClosedRepository, Repository
 from aurora.repository.keys import WEAK_KDF_FOR_TESTS, Passphrase, RecoveryCode
 from aurora.repository.layout import ObjectType
 from aurora.repository.mirror import MirrorView, replicate
+from aurora.repository.refs import RefObject, write_refs
 from aurora.storage.memory import MemoryStorage
 from aurora.testing.faulty_storage import Fault, FaultyStorage, Killed, Kind
 from tests.unit.test_repository_kit import (
     OUTER_PASSPHRASE,
     PASSPHRASE,
+    Forgetful,
     backup,
     create,
     create_mirror,
@@ -285,7 +290,7 @@ def test_a_restore_goes_on_from_the_secondary(damage: str) -> None:
         warned = [event for event in heard if isinstance(event, Warned)]
         if not (name.startswith("backups/") and damage == "delete"):
             assert any(name in event.message for event in warned) or name.startswith("keys/")
-        assert all("aurora heal" in event.hint for event in warned)
+        assert all("aurora backup heal" in event.hint for event in warned)
         primary.objects[name] = kept
 
 
@@ -328,3 +333,75 @@ def _count_puts(primary: MemoryStorage) -> int:
     before = len(counter.nths("put"))
     replicate(primary, mirror)
     return len(counter.nths("put")) - before
+
+
+def _alter(primary: MemoryStorage) -> tuple[str, str, str]:
+    """What somebody does who has the primary and no key: a chunk, its refs, a key slot."""
+    closed = ClosedRepository(primary)
+    entry = closed.backups()[0]
+    refs = closed.refs(entry)
+    chunk, slot = refs.objects[0], names(primary, "keys/")[0]
+    evil = b"evil"
+    primary.put(chunk.name, evil)
+    forged = RefObject(chunk.name, len(evil), hashlib.sha256(evil).hexdigest())
+    stored = write_refs(
+        replace(refs, objects=[forged, *refs.objects[1:]]),
+        repository_id=closed.repository_id,
+        mac_key=bytes(32),
+    )
+    primary.put(entry.refs_name, stored)
+    document = signed.read_clear(primary.get(slot), name=slot) | {"label": "x" * 99}
+    document.pop("mac")
+    primary.put(slot, signed.write_clear(document, name=slot, repository_id=b"", mac_key=b""))
+    return chunk.name, entry.refs_name, slot
+
+
+def test_what_was_altered_on_the_primary_is_not_copied_over_a_good_copy() -> None:
+    """Refs to match need no key; the copy that opens on the secondary is the older truth."""
+    primary, _, mirror = _pair()
+    replicate(primary, mirror)
+    kept = {info.name: mirror.get(info.name) for info in mirror.list("")}
+    altered = _alter(primary)
+    report = replicate(primary, mirror)
+    assert set(report.bad) == set(altered)
+    assert not report.is_complete
+    assert {info.name: mirror.get(info.name) for info in mirror.list("")} == kept
+    repository = reopen(mirror)
+    assert [len(restore(repository, entry)) for entry in repository.backups()] == [3, 6]
+
+
+@pytest.mark.parametrize("prefix", ["chunks/", "sessions/", "refs/", "backups/"])
+def test_a_secondary_that_keeps_nothing_is_noticed(prefix: str) -> None:
+    """Its answers are not believed: no backup is called replicated that is not there."""
+    primary, _, _ = _pair()
+    secondary = Forgetful()
+    mirror = create_mirror(secondary)
+    secondary.forgets = prefix
+    report = replicate(primary, mirror)
+    assert report.bad
+    assert not any(report.replicated(entry) for entry in ClosedRepository(primary).backups())
+    assert not list(mirror.list("backups/"))
+    secondary.forgets = "\n"
+    assert replicate(primary, mirror).is_complete
+
+
+def test_a_stray_object_among_the_outer_keys_locks_nobody_out() -> None:
+    """One good key opens the secondary."""
+    primary, secondary, mirror = _pair()
+    replicate(primary, mirror)
+    good = names(secondary, "outer/")[0]
+    secondary.put("outer/README.txt", b"hello")
+    secondary.put(f"outer/{'00' * 16}", secondary.get(good))
+    again = MirrorView.open(secondary, Passphrase(OUTER_PASSPHRASE))
+    assert again.get("config") == primary.get("config")
+    flip(secondary, good)
+    with pytest.raises(ObjectDamaged, match="outer/"):
+        MirrorView.open(secondary, Passphrase(OUTER_PASSPHRASE))
+
+
+def test_the_secondarys_own_slots() -> None:
+    """Named, and told from what somebody put there."""
+    _, secondary, mirror = _pair()
+    assert sorted(slot.kind for slot in mirror.slots()) == ["passphrase", "recovery-code"]
+    secondary.put(f"keys/{'00' * 8}", secondary.get(names(secondary, "keys/")[0]))
+    assert [slot.genuine for slot in mirror.slots()] == [False, True, True]

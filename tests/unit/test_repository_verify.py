@@ -306,3 +306,23 @@ def test_the_way_back_when_the_primary_is_lost() -> None:
 
 def _names_of(repository: Repository, index: int) -> set[str]:
     return {one.name for one in repository.refs(repository.backups()[index]).objects}
+
+
+def test_another_slot_under_a_slots_name_heals_nothing() -> None:
+    """A clear document proves itself, but it must also be the one of that name."""
+    storage, repository = _two()
+    other, target = MemoryStorage(), MemoryStorage()
+    for name in storage.objects:
+        other.put(name, storage.get(name))
+        target.put(name, storage.get(name))
+    first, second = names(storage, "keys/")
+    other.put(first, storage.get(second))
+    target.delete([first])
+    assert list(heal(other, target, [first], []).failed) == [first]
+    foreign = MemoryStorage()
+    create(foreign)
+    stranger = names(foreign, "keys/")[0]
+    other.put(stranger, foreign.get(stranger))
+    assert list(heal(other, target, [stranger], []).failed) == [stranger]
+    assert heal(storage, target, [first], []).ok
+    assert verify(repository, repository.backups(), Level.FULL).ok

@@ -26,6 +26,7 @@ from aurora.storage.base import Buffer
 from aurora.storage.memory import MemoryStorage
 from aurora.testing.faulty_storage import Fault, FaultyStorage, Kind
 from tests.unit.test_repository_kit import (
+    Forgetful,
     backup,
     commit,
     create,
@@ -591,3 +592,89 @@ def _wait(until: Callable[[], bool]) -> None:
     while not until():
         assert time.monotonic() < deadline
         time.sleep(0.002)
+
+
+@pytest.mark.parametrize("prefix", ["chunks/", "sessions/", "refs/", "backups/"])
+def test_a_storage_that_keeps_nothing_is_noticed(prefix: str) -> None:
+    """A put that was answered is no proof: nothing is called a backup that is not there."""
+    storage = Forgetful()
+    repository = create(storage)
+    storage.forgets = prefix
+    with pytest.raises(ObjectMissing, match=prefix) as info:
+        backup(repository, payloads(1))
+    assert "not touched" in info.value.hint
+    assert repository.backups() == []
+    storage.forgets = "\n"
+    assert restore(repository, backup(repository, payloads(1))) == payloads(1)
+
+
+@pytest.mark.parametrize("damage", ["delete", "cut"])
+def test_a_reused_chunk_that_vanishes_before_the_commit(damage: str) -> None:
+    """It was listed when the run began; the commit looks again."""
+    storage = MemoryStorage()
+    repository = create(storage)
+    backup(repository, payloads(1))
+    lost = names(storage, "chunks/")[0]
+    with repository.write("db") as writer:
+        refs = [writer.put(ObjectType.CHUNK, content) for content in payloads(1)]
+        stored = storage.get(lost)
+        storage.delete([lost])
+        if damage == "cut":
+            storage.put(lost, stored[:-1])
+        with pytest.raises(ObjectMissing, match=lost):
+            commit(writer, refs)
+    assert len(names(storage, "refs/")) == 1
+    assert restore(repository, backup(repository, payloads(1))) == payloads(1)
+
+
+def test_a_lease_that_is_gone_fences_the_commit() -> None:
+    """By the clock it is fresh, but no collector would see it."""
+    storage = MemoryStorage()
+    repository = create(storage)
+    with repository.write("db") as writer:
+        refs = [writer.put(ObjectType.CHUNK, b"rows")]
+        storage.delete(names(storage, "leases/"))
+        with pytest.raises(RepositoryLocked, match="no longer on the storage"):
+            commit(writer, refs)
+    assert names(storage, "refs/") == []
+
+
+def test_refs_must_name_all_that_the_manifest_names() -> None:
+    """Or a collector would take what a restore reads."""
+    storage = MemoryStorage()
+    moment = clock.now()
+    with create(storage).write("db") as writer:
+        ref = writer.put(ObjectType.CHUNK, b"rows")
+        with pytest.raises(UsageError, match=ref.name):
+            writer.commit(
+                backup_id=new_backup_id("full", moment),
+                type="full",
+                created_at=moment,
+                manifest={"tables": ({"name": ref.name, "raw": ref.raw},)},
+                uses=[],
+            )
+    assert names(storage, "refs/") == []
+
+
+def test_a_run_whose_refs_failed_is_over() -> None:
+    """A second try would put other bytes under a name that may be there already."""
+    inner = MemoryStorage()
+    create(inner)
+    lost = [Fault(Kind.AFTER, "put", prefix="refs/"), Fault(Kind.BEFORE, "get", prefix="refs/")]
+    with reopen(FaultyStorage(inner, lost)).write("db") as writer:
+        refs = [writer.put(ObjectType.CHUNK, b"rows")]
+        with pytest.raises(StorageUnavailable):
+            commit(writer, refs, day=1)
+        with pytest.raises(RuntimeError, match="closed"):
+            commit(writer, refs, day=1)
+    assert len(names(inner, "refs/")) == 1
+    assert names(inner, "backups/") == []
+
+
+def test_options_that_no_pool_takes_leave_no_lease() -> None:
+    """Asked before the first heartbeat."""
+    storage = MemoryStorage()
+    repository = create(storage)
+    with pytest.raises(ValueError, match="greater than 0"):
+        repository.write("db", workers=0)
+    assert names(storage, "leases/") == []

@@ -1,5 +1,6 @@
 """The `aurora` command: root options, the verbs, and the one place where a run ends."""
 
+import gc
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +49,7 @@ def root(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    gc.freeze()  # what was imported stays: collections of a run need not walk it again
     words = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in words
     command = typer.main.get_command(app)

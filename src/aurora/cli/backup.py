@@ -55,7 +55,7 @@ def create(
             hint="Use --type full or --type incremental.",
         )
     with surface(json) as shown:
-        aurora = run.load(context, {"backup": {"jobs": jobs}})
+        aurora = run.load(context, {"backup": {"jobs": jobs}}, sink=shown.sink)
         report = api.create_backup(
             aurora,
             kind=type_,
@@ -99,8 +99,10 @@ def list_backups(
 ) -> None:
     """List the backups, oldest first."""
     with surface(json) as shown:
-        aurora = run.load(context)
-        entries = api.list_backups(aurora, storage=storage, all_databases=all_databases)
+        aurora = run.load(context, sink=shown.sink)
+        entries = api.list_backups(
+            aurora, storage=storage, all_databases=all_databases, sink=shown.sink
+        )
         rows = [
             (
                 entry.id,
@@ -139,7 +141,7 @@ def _listed(entry: BackupEntry) -> dict[str, Any]:
 def replicate(context: typer.Context, json: Json = False) -> None:
     """Copy to the secondary what it lacks. Exit code 3 when something could not be copied."""
     with surface(json) as shown:
-        report = api.replicate(run.load(context), sink=shown.sink)
+        report = api.replicate(run.load(context, sink=shown.sink), sink=shown.sink)
         lacking = [backup_id for (_, backup_id), names in report.lacking.items() if names]
         shown.summary(
             {

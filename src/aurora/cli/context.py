@@ -5,6 +5,7 @@ from pathlib import Path
 import typer
 
 from aurora.cli.prompts import ask_secret
+from aurora.events import EventSink, discard
 from aurora.wiring import DEFAULT_CONFIG, Aurora
 
 
@@ -14,11 +15,16 @@ def config_path(context: typer.Context) -> Path:
     return Path(path) if path else DEFAULT_CONFIG
 
 
-def load(context: typer.Context, overrides: dict[str, dict[str, object]] | None = None) -> Aurora:
+def load(
+    context: typer.Context,
+    overrides: dict[str, dict[str, object]] | None = None,
+    *,
+    sink: EventSink = discard,
+) -> Aurora:
     """The configured Aurora, asking on the terminal for secrets that nothing supplies."""
     given = {
         section: kept
         for section, fields in (overrides or {}).items()
         if (kept := {name: value for name, value in fields.items() if value is not None})
     }
-    return Aurora.load(config_path(context), overrides=given, ask=ask_secret)
+    return Aurora.load(config_path(context), overrides=given, ask=ask_secret, sink=sink)

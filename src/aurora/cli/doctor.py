@@ -22,7 +22,7 @@ def doctor(
     Exit code 0 without errors (warnings are allowed), 1 otherwise.
     """
     with surface(json) as shown:
-        aurora = run.load(context)
+        aurora = run.load(context, sink=shown.sink)
         found: list[Finding] = []
 
         def tell(finding: Finding) -> None:

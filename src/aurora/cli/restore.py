@@ -52,7 +52,7 @@ def restore(
     the restored database is built beside it and takes its place in one step.
     """
     with surface(json) as shown:
-        aurora = run.load(context, {"restore": {"jobs": jobs}})
+        aurora = run.load(context, {"restore": {"jobs": jobs}}, sink=shown.sink)
         report = api.restore(
             aurora,
             backup_id,
@@ -86,7 +86,7 @@ def restore_full(
     What the server forbids is listed at the end (exit code 3); the rest is restored.
     """
     with surface(json) as shown:
-        aurora = run.load(context, {"restore": {"jobs": jobs}})
+        aurora = run.load(context, {"restore": {"jobs": jobs}}, sink=shown.sink)
         report = api.restore(
             aurora,
             backup_id,
@@ -131,7 +131,7 @@ def restore_table(
     """
     with surface(json) as shown:
         report = api.restore_table(
-            run.load(context),
+            run.load(context, sink=shown.sink),
             table,
             backup_id,
             target=target,
@@ -149,13 +149,26 @@ def _confirm_table(shown: Surface, chosen: TablePlan, *, yes: bool) -> None:
         confirm_by_typing(chosen.name, action=f"replace the rows of {chosen.name}", yes=yes)
 
 
+def _together(refusals: list[str]) -> list[str]:
+    """Refusals for the same reason as one line: a role that may not own refuses hundreds."""
+    by_reason: dict[str, list[str]] = {}
+    for refusal in refusals:
+        subject, _, reason = refusal.rpartition(": ")
+        by_reason.setdefault(reason, []).append(subject)
+    return [
+        f"{subjects[0]}: {reason}"
+        + (f" (and {len(subjects) - 1} more, all in the report)" if len(subjects) > 1 else "")
+        for reason, subjects in by_reason.items()
+    ]
+
+
 def finish(shown: Surface, report: RestoreReport) -> None:
     """Tell how it ended. Raises typer.Exit where the target refused something."""
     same = sum(1 for found in report.tables if found.same)
     lines = []
     if report.refusals:
         lines.append(f"the target refused {len(report.refusals)} statements:")
-        lines += [f"  {refusal}" for refusal in report.refusals[:50]]
+        lines += [f"  {line}" for line in _together(report.refusals)[:50]]
     lines += [f"note: {note}" for note in report.notes]
     lines += [
         f"checked: {same} of {len(report.tables)} tables {report.equal_to}, "

@@ -35,12 +35,12 @@ def verify(
     """Verify that a backup is there, unaltered, and opens. Exit code 40 when it is not."""
     with surface(json) as shown:
         found = api.verify_backup(
-            run.load(context),
+            run.load(context, sink=shown.sink),
             backup_id,
             storage=storage,
             level=level,
             subset=_subset(subset),
-            budget_seconds=parse_duration(budget) if budget else None,
+            budget_seconds=_budget(budget),
             sink=shown.sink,
         )
         entry, report, touched = found.entry, found.report, found.tables
@@ -88,6 +88,15 @@ def _told(bad: BadObject, tables: list[str]) -> list[str]:
     return lines
 
 
+def _budget(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UsageError(str(error), hint="Write a time such as 90s, 10m or 2h.") from error
+
+
 def _subset(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
@@ -97,27 +106,47 @@ def _subset(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def heal(context: typer.Context, backup_id: BackupId, json: Json = False) -> None:
+def heal(
+    context: typer.Context,
+    backup_id: Annotated[str, typer.Argument(help="A backup's id, latest, or all.")],
+    json: Json = False,
+) -> None:
     """Bring missing and damaged objects of a backup back, on either storage, from the other.
 
-    Every good copy is proven before it is written. Exit code 40 when something stays bad.
+    Every good copy is proven before it is written. With `all`, a storage that lost
+    everything is filled again. Exit code 40 when something stays bad.
     """
     with surface(json) as shown:
-        report = api.heal_backup(run.load(context), backup_id, sink=shown.sink)
-        healed = len(report.primary) + len(report.secondary)
+        reports = api.heal_backups(run.load(context, sink=shown.sink), backup_id, sink=shown.sink)
+        healed = {
+            place: [name for report in reports for name in getattr(report, place)]
+            for place in ("primary", "secondary")
+        }
+        failed = {name: why for report in reports for name, why in report.failed.items()}
+        count = sum(len(names) for names in healed.values())
         shown.summary(
-            {"operation": "backup heal", **asdict(report)},
+            {
+                "operation": "backup heal",
+                "backups": [report.backup_id for report in reports],
+                **({"backup_id": reports[0].backup_id} if len(reports) == 1 else {}),
+                **healed,
+                "failed": failed,
+            },
             [
-                *(f"healed on the primary: {name}" for name in report.primary),
-                *(f"healed on the secondary: {name}" for name in report.secondary),
-                *(f"NOT healed: {name}: {why}" for name, why in report.failed.items()),
-                f"{report.backup_id}: {healed} objects healed, "
-                f"{len(report.failed)} not, in {format_duration(report.seconds)}",
+                *(
+                    f"healed on the {place}: {name}"
+                    for place, names in healed.items()
+                    for name in names[:50]
+                ),
+                *(f"NOT healed: {name}: {why}" for name, why in failed.items()),
+                f"{len(reports)} backups looked at: {format_count(count)} objects healed, "
+                f"{len(failed)} not, in "
+                f"{format_duration(sum(report.seconds for report in reports))}",
             ],
         )
-    if report.failed:
+    if failed:
         raise IntegrityError(
-            f"{len(report.failed)} objects of {report.backup_id} have no good copy left",
+            f"{len(failed)} objects have no good copy left",
             hint="Older or newer backups may be whole: `aurora backup verify` tells. Run "
             "`aurora backup create` for a new good one.",
         )

@@ -22,7 +22,7 @@ from aurora.postgres.conninfo import ConnInfo
 
 Overrides = Mapping[str, Mapping[str, Any]]
 
-_SECRET_VARIABLES = frozenset({"password", "passphrase", *CREDENTIALS})
+_SECRET_VARIABLES = frozenset({"password", "passphrase", "recovery_code", *CREDENTIALS})
 _SECRET_WORDS = ("secret", "password", "passphrase", "token", "key", "credential")
 _PLAIN_CREDENTIALS = frozenset({"access_key_id", "account_name", "client_id", "tenant_id"})
 _BY_REFERENCE = 'Refer to it instead: {env = "NAME"}, {file = "PATH"} or {command = "PROGRAM"}.'

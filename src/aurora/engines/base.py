@@ -41,8 +41,11 @@ class BufferStore(Protocol):
     def put(self, data: Buffer) -> Stored:
         """Keep *data*; identical data may be kept once."""
 
-    def recall(self, hashed: str, stored: tuple[Stored, ...], offset: int) -> RowsSum | None:
-        """What an earlier backup counted in the very same rows, hashed the same way."""
+    def recall(self, kind: str, stored: tuple[Stored, ...], offset: int) -> RowsSum | None:
+        """What an earlier backup counted in the very same rows of the same kind.
+
+        *kind* is that of :func:`aurora.engines.logical.checksum.rows_kind`.
+        """
 
 
 class BufferSource(Protocol):
@@ -109,6 +112,7 @@ class Table(msgspec.Struct, frozen=True, omit_defaults=True):
     blocks: int = 0  # of the main fork
     block_size: int = 8192
     heap: bool = True  # ctid ranges work
+    reshuffles: bool = False  # partitioned by hashes that another database has otherwise
 
     @property
     def has_rows(self) -> bool:

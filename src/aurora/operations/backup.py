@@ -36,6 +36,7 @@ class BackupOptions:
     accept_new_source: bool = False
     label: str = ""
     only: frozenset[tuple[str, str]] | None = None  # rows of these (schema, table) alone
+    distrusted: frozenset[str] = frozenset()  # objects found bad: not to be reused
 
 
 @dataclass(slots=True)
@@ -135,10 +136,18 @@ def create_backup(
     before = previous_backup(repository, options.database, sink)
     remembered = before.data() if before else []
     cancel = threading.Event()
-    with repository.write(options.database, level=options.level) as writer:
+    with repository.write(
+        options.database, level=options.level, distrusted=options.distrusted
+    ) as writer:
         store = WriterStore(
             writer, remembered_sums(before.snapshot.tables if before else (), remembered)
         )
+
+        def accept(held: HeldSnapshot) -> None:
+            accept_source(held, before, options, anchor)
+            if before and before.snapshot.source.database.encoding != held.facts.encoding:
+                store.forget()  # the server hashes text as it is encoded there
+
         try:
             snapshot, data = export(
                 dsn,
@@ -151,7 +160,7 @@ def create_backup(
                     before={table.oid: table for table in remembered},
                     only=options.only,
                 ),
-                accept=lambda held: accept_source(held, before, options, anchor),
+                accept=accept,
                 sink=sink,
                 cancel=cancel,
             )

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from aurora.engines.base import Buffer, Extent, LogPart, RowsSum, Snapshot, Stored, Table, TableData
-from aurora.engines.logical.checksum import ROW_HASH, row_hash
+from aurora.engines.logical.checksum import ROW_HASH, rows_kind
 from aurora.errors import ObjectDamaged, UnsupportedRepository
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Ref, Repository
@@ -48,7 +48,7 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
     log: LogPart | None = None  # its place in the change log, where there is one
 
 
-_Key = tuple[str, tuple[str, ...], int]  # how rows are hashed, the objects, offset inside
+_Key = tuple[str, tuple[str, ...], int]  # kind of the rows, the objects, offset inside
 
 
 class WriterStore:
@@ -66,8 +66,12 @@ class WriterStore:
             self._uses[ref.name] = ref.raw
         return Stored(ref.name, ref.raw)
 
-    def recall(self, hashed: str, stored: tuple[Stored, ...], offset: int) -> RowsSum | None:
-        return self._remembered.get((hashed, tuple(one.object for one in stored), offset))
+    def recall(self, kind: str, stored: tuple[Stored, ...], offset: int) -> RowsSum | None:
+        return self._remembered.get((kind, tuple(one.object for one in stored), offset))
+
+    def forget(self) -> None:
+        """Recall nothing any more: the source hashes otherwise than the earlier backup's did."""
+        self._remembered = {}
 
     def uses(self) -> list[Ref]:
         """Every chunk that was put, once."""
@@ -77,13 +81,13 @@ class WriterStore:
 
 def remembered_sums(tables: Iterable[Table], data: Iterable[TableData]) -> dict[_Key, RowsSum]:
     """What an earlier backup counted in each range, by where its rows are kept."""
-    hashed = {table.oid: row_hash(table.columns) for table in tables}
+    kinds = {table.oid: rows_kind(table.columns) for table in tables}
     found: dict[_Key, RowsSum] = {}
     for table in data:
         for _, group in groupby(table.extents, key=lambda extent: extent.first_block):
             parts = list(group)
             key = (
-                hashed.get(table.oid, ""),
+                kinds.get(table.oid, ""),
                 tuple(extent.object for extent in parts),
                 parts[0].offset,
             )

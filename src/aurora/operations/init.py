@@ -148,6 +148,8 @@ def apply(subject: Subject, checked: Plan, *, reveal: Reveal, sink: EventSink = 
     """
     options = checked.options
     password = _keep_password(subject, options, sink)
+    if options.secondary is not None:
+        _refuse_lost_primary(subject)
     making = _Making(fresh=not options.written, reveal=reveal, sink=sink)
     primary = making.primary(subject)
     if options.secondary is not None:
@@ -174,6 +176,35 @@ def apply(subject: Subject, checked: Plan, *, reveal: Reveal, sink: EventSink = 
         scripts_added=added,
         scripts_kept=kept,
     )
+
+
+def _refuse_lost_primary(subject: Subject) -> None:
+    """Beside a secondary that holds backups, an empty primary is a lost one, not a new one.
+
+    Raises:
+        UsageError: nothing was made.
+    """
+    try:
+        Repository.open(subject.storage("primary"), Passphrase(subject.passphrase("primary")))
+    except RepositoryNotFound:
+        pass
+    except AuroraError:
+        return  # something is there; what is wrong with it is told where it is opened
+    else:
+        return
+    try:
+        mirror = MirrorView.open(
+            subject.storage("secondary"), Passphrase(subject.passphrase("secondary"))
+        )
+    except AuroraError:
+        return
+    if any(mirror.list(ObjectType.BACKUP.prefix)):
+        raise UsageError(
+            f"the primary {subject.storage('primary').url} is empty, and the secondary "
+            f"{subject.storage('secondary').url} holds the backups of another repository",
+            hint="Nothing was made. If the primary was lost, `aurora backup heal all` fills it "
+            "again from the secondary. For a new repository give both storages new places.",
+        )
 
 
 def _keep_password(subject: Subject, options: Options, sink: EventSink) -> Reference | None:

@@ -5,6 +5,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +21,9 @@ from aurora.engines.logical.target import (
     aside_name,
     create_aside,
     drop,
+    drop_unfinished,
     finish,
+    is_blank,
     look_at,
     maintenance,
     near,
@@ -30,6 +33,7 @@ from aurora.errors import CheckFailed, Incomplete, TargetNotEmpty, TargetUnfit, 
 from aurora.events import EventSink, Noted, PhaseBegun, Warned
 from aurora.operations.content import Backup, RepositorySource
 from aurora.operations.reports import RestoreReport, TableResult
+from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.server import require_usable
 from aurora.units import format_size
 
@@ -70,7 +74,8 @@ class RestorePlan:
     @property
     def old_name(self) -> str:
         """What the replaced database is called afterwards."""
-        stamp = self.restore_id.split("-")[0].lstrip("r").lower()
+        # With the letters: two restores may fall into one second.
+        stamp = self.restore_id.removeprefix("r").replace("-", "_").lower()
         return aside_name(self.state.name, f"before_{stamp}")
 
     def facts(self) -> list[tuple[str, str]]:
@@ -102,6 +107,8 @@ class RestorePlan:
                     ("swap", f"in one transaction; sessions are ended; the old one stays as "
                              f"{self.old_name}"),
                 ]  # fmt: skip
+                if self.state.bound:
+                    found.append(("stays there", ", ".join(self.state.bound)))
         return found
 
 
@@ -140,8 +147,8 @@ def plan_restore(backup: Backup, dsn: str, options: RestoreOptions) -> RestorePl
     snapshot = backup.snapshot
     _require_version(snapshot, state)
     mode: Mode = "new" if not state.exists else "empty" if state.empty else "swap"
-    if state.exists and not state.may_create:
-        mode = "direct" if state.empty else mode
+    if state.empty and state.exists and not (state.may_create and state.may_rename):
+        mode = "direct"
     plan = RestorePlan(backup, state, options, mode, new_restore_id(clock.now()))
     if mode == "swap" and not options.in_place:
         raise TargetNotEmpty(
@@ -158,6 +165,10 @@ def plan_restore(backup: Backup, dsn: str, options: RestoreOptions) -> RestorePl
             hint="Nothing was changed. Grant it CREATEDB, or create an empty database and give "
             "its address with --target.",
         )
+    if mode in ("swap", "empty"):
+        _require_renamable(state)
+    if mode == "direct":
+        _require_encoding(snapshot, state)
     _require_extensions(snapshot, state, options)
     missing = () if options.with_roles else tuple(_missing_roles(snapshot, state))
     if missing:
@@ -168,6 +179,34 @@ def plan_restore(backup: Backup, dsn: str, options: RestoreOptions) -> RestorePl
             context={"roles": list(missing)},
         )
     return plan
+
+
+def _require_encoding(snapshot: Snapshot, state: TargetState) -> None:
+    """Rows are compared as the server stores them: in another encoding they all would differ."""
+    wanted = snapshot.source.database.encoding
+    if state.server.encoding != wanted:
+        raise TargetUnfit(
+            f"database {state.name} has the encoding {state.server.encoding}, the backup {wanted}",
+            hint="Nothing was changed. Create it with TEMPLATE template0 ENCODING "
+            f"'{wanted}', or let a role with CREATEDB restore, which makes it so.",
+        )
+
+
+def _require_renamable(state: TargetState) -> None:
+    """Refuse now what would make the swap fail after all the work."""
+    if not state.may_rename:
+        raise TargetUnfit(
+            f"the role {state.server.role.name} is not the owner of database {state.name}, and "
+            "may not replace it",
+            hint="Nothing was changed. Use the owner's role or one that is a member of it, or "
+            "restore into another database with --target.",
+        )
+    if state.prepared:
+        raise TargetUnfit(
+            f"prepared transactions hold database {state.name}: {', '.join(state.prepared)}",
+            hint="Nothing was changed. In that database, COMMIT PREPARED or ROLLBACK PREPARED each "
+            "of them; then run the restore again.",
+        )
 
 
 def new_restore_id(moment: datetime) -> str:
@@ -211,36 +250,37 @@ def run_restore(
     if plan.options.with_roles:
         _restore_roles(plan, report, sink)
     cancel = threading.Event()
-    try:
-        built = _build(plan, content, report, sink, cancel)
-    except BaseException:
-        cancel.set()
-        _sweep(plan, sink)
-        raise
-    _record(report, built)
-    report.seconds = time.monotonic() - begun
-    if not built.check.passed:
-        report.outcome = "failed its checks"
-        raise CheckFailed(
-            f"the restored database differs from the backup: {built.check.problems[0]}"
-            + (
-                f" and {len(built.check.problems) - 1} more"
-                if len(built.check.problems) > 1
-                else ""
-            ),
-            hint=_kept_hint(plan),
-            context={"report": report, "problems": built.check.problems[:20]},
-        )
-    if plan.mode == "swap" and built.refusals and not plan.options.accept_refusals:
-        report.outcome = "not put in place"
-        raise Incomplete(
-            f"the rows are right, but the target refused {len(built.refusals)} statements, "
-            f"so {plan.state.name} was not replaced: {built.refusals[0]}",
-            hint=f"{_kept_hint(plan)} The report lists them. To put it in place all the same, "
-            "run the restore again with --accept-refusals.",
-            context={"report": report},
-        )
-    _put_in_place(plan, report, sink)
+    with _place_to_build(plan) as info:
+        try:
+            built = _build(plan, info, content, report, sink, cancel)
+        except BaseException:
+            cancel.set()
+            _sweep(plan, sink)
+            raise
+        _record(report, built)
+        report.seconds = time.monotonic() - begun
+        if not built.check.passed:
+            report.outcome = "failed its checks"
+            raise CheckFailed(
+                f"the restored database differs from the backup: {built.check.problems[0]}"
+                + (
+                    f" and {len(built.check.problems) - 1} more"
+                    if len(built.check.problems) > 1
+                    else ""
+                ),
+                hint=_kept_hint(plan),
+                context={"report": report, "problems": built.check.problems[:20]},
+            )
+        if plan.mode == "swap" and built.refusals and not plan.options.accept_refusals:
+            report.outcome = "not put in place"
+            raise Incomplete(
+                f"the rows are right, but the target refused {len(built.refusals)} statements, "
+                f"so {plan.state.name} was not replaced: {built.refusals[0]}",
+                hint=f"{_kept_hint(plan)} The report lists them. To put it in place all the same, "
+                "run the restore again with --accept-refusals.",
+                context={"report": report},
+            )
+        _put_in_place(plan, report, sink)
     report.seconds = time.monotonic() - begun
     report.ended_at = clock.isoformat(clock.now())
     report.outcome = "restored with refusals" if report.refusals else "restored"
@@ -259,8 +299,17 @@ def _kind(plan: RestorePlan) -> str:
     return "restore-full" if plan.options.with_roles else "restore"
 
 
+def _place_to_build(plan: RestorePlan) -> AbstractContextManager[ConnInfo]:
+    """The database to fill; a new one aside, but where the role may make none."""
+    if plan.mode == "direct":
+        return nullcontext(plan.state.info)
+    facts = plan.backup.snapshot.source.database
+    return create_aside(plan.state, plan.build_name, facts, plan.restore_id)
+
+
 def _build(
     plan: RestorePlan,
+    info: ConnInfo,
     content: Content | None,
     report: RestoreReport,
     sink: EventSink,
@@ -268,11 +317,6 @@ def _build(
 ) -> Built:
     backup, state = plan.backup, plan.state
     snapshot = content.snapshot if content else backup.snapshot
-    facts = backup.snapshot.source.database
-    if plan.mode == "direct":
-        info = state.info
-    else:
-        info = create_aside(state, plan.build_name, facts, plan.restore_id)
     report.database = state.name
     with tempfile.TemporaryDirectory(prefix="aurora-") as directory:
         archive = Archive(
@@ -301,7 +345,7 @@ def _sweep(plan: RestorePlan, sink: EventSink) -> None:
         return
     try:
         with maintenance(plan.state.info) as conn:
-            drop(conn, plan.build_name)
+            drop_unfinished(conn, plan.build_name, plan.restore_id)
     except Exception as error:  # noqa: BLE001 - the first error is the one to tell; this one is said too
         sink(
             Warned(
@@ -321,17 +365,21 @@ def _put_in_place(plan: RestorePlan, report: RestoreReport, sink: EventSink) -> 
         properties = plan.backup.snapshot.source.database
     with maintenance(state.info) as conn:
         report.refusals += finish(conn, plan.build_name, properties)
-    if plan.mode == "empty":
-        # The empty database steps aside and is dropped once the new one has its name.
-        take_place(state.info, plan.build_name, state.name, plan.old_name)
+    old = plan.old_name if plan.mode in ("empty", "swap") else None
+    take_place(state.info, plan.build_name, state.name, old, comment=properties.comment)
+    if old is None:
+        return
+    if plan.mode == "empty" and is_blank(state.info.with_dbname(old)):
         with maintenance(state.info) as conn:
-            drop(conn, plan.old_name)
-    else:
-        old = plan.old_name if plan.mode == "swap" else None
-        take_place(state.info, plan.build_name, state.name, old)
-        if old:
-            report.old_database = old
-            sink(Noted(f"the replaced database stays as {old}; drop it when you are sure"))
+            drop(conn, old)
+        return
+    report.old_database = old
+    sink(Noted(f"the replaced database stays as {old}; drop it when you are sure"))
+    if state.bound:
+        report.notes.append(
+            f"these stay with {old}, and a slot keeps WAL until it is dropped: "
+            f"{', '.join(state.bound)}"
+        )
 
 
 def _restore_roles(plan: RestorePlan, report: RestoreReport, sink: EventSink) -> None:
@@ -344,7 +392,8 @@ def _restore_roles(plan: RestorePlan, report: RestoreReport, sink: EventSink) ->
         report.notes.append(
             f"roles that were there keep their attributes and passwords: {', '.join(applied.kept)}"
         )
-    without = system.roles_without_password(text)
+    kept = set(applied.kept)
+    without = [role for role in system.roles_without_password(text) if role not in kept]
     if without:
         report.notes.append(f"roles restored without a password (set one): {', '.join(without)}")
 

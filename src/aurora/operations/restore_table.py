@@ -5,9 +5,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
+import psycopg
 
 from aurora import clock
 from aurora.engines.base import Sequence_, Table
@@ -19,6 +21,7 @@ from aurora.engines.logical.onetable import (
     Existing,
     create_copy,
     create_tables,
+    lock_for_replacing,
     look_at_existing,
     replace_rows,
 )
@@ -58,7 +61,7 @@ class TablePlan:
     options: TableOptions
     restore_id: str
     new_name: tuple[str, str] | None = None  # schema, name of the copy
-    rows_there: int = 0
+    there: tuple[tuple[str, str], ...] = ()  # schema and name of what a replacement empties
 
     @property
     def name(self) -> str:
@@ -104,10 +107,13 @@ def plan_restore_table(backup: Backup, text: str, dsn: str, options: TableOption
         raise UsageError("--as and --replace exclude one another")
     root = find_table(backup.snapshot.tables, text)
     tables = tree_of(backup.snapshot.tables, root)
-    if backup.body.partial and not any(d.oid in {t.oid for t in tables} for d in backup.body.data):
+    held = {found.oid for found in backup.body.data}
+    lacking = [shown(t.schema, t.name) for t in tables if t.has_rows and t.oid not in held]
+    if lacking:
         raise RepositoryNotFound(
-            f"backup {backup.entry.id} holds no rows of {shown(root.schema, root.name)}",
-            hint="It is a safety backup of another table.",
+            f"backup {backup.entry.id} does not hold the rows of {', '.join(lacking[:20])}",
+            hint="Nothing was changed. It is a safety backup of another table, or of a part of "
+            "this one: restore that part, or use another backup.",
         )
     with open_control(dsn, what="target") as conn:
         facts = inspect_server(conn)
@@ -119,6 +125,7 @@ def plan_restore_table(backup: Backup, text: str, dsn: str, options: TableOption
                 hint=f"Nothing was changed. Restore into PostgreSQL {source_major} or newer.",
             )
         new_name: tuple[str, str] | None = None
+        there: tuple[tuple[str, str], ...] = ()
         mode: Mode
         if options.as_name:
             mode, new_name = "copy", _new_name(conn, options.as_name, root)
@@ -127,6 +134,8 @@ def plan_restore_table(backup: Backup, text: str, dsn: str, options: TableOption
         elif options.replace:
             mode = "replace"
             _require_columns(conn, root, tables)
+            there = _names_there(conn, root)
+            _require_nothing_skipped(backup, there)
         else:
             raise TargetNotEmpty(
                 f"the table {shown(root.schema, root.name)} is there already",
@@ -135,7 +144,7 @@ def plan_restore_table(backup: Backup, text: str, dsn: str, options: TableOption
             )
     return TablePlan(
         backup, root, tables, dsn, facts.database, mode, options,
-        new_restore_id(clock.now()), new_name,
+        new_restore_id(clock.now()), new_name, there,
     )  # fmt: skip
 
 
@@ -162,10 +171,6 @@ def run_restore_table(
         table=plan.name,
         restored_as=shown(*plan.new_name) if plan.new_name else "",
     )
-    if plan.replaces and plan.options.safety and make_safety_backup is not None:
-        sink(PhaseBegun("taking a safety backup"))
-        report.safety_backup = make_safety_backup(plan)
-        sink(Noted(f"safety backup {report.safety_backup}"))
     oids = {table.oid for table in plan.tables}
     data = [found for found in plan.backup.data(oids) if found.oid in oids]
     source = RepositorySource(plan.backup.repository)
@@ -175,7 +180,6 @@ def run_restore_table(
     with open_loader(plan.dsn, encoding) as conn, tempfile.TemporaryDirectory() as directory:
         with translated("target", doing=f"restoring {plan.name}"), conn.transaction():
             conn.execute("SET LOCAL synchronous_commit = on")
-            conn.execute("SET LOCAL lock_timeout = '60s'")
             match plan.mode:
                 case "create":
                     archive = _archive(plan, Path(directory))
@@ -193,7 +197,16 @@ def run_restore_table(
                     report.notes = outcome.notes
                     report.refusals += refresh_views(conn, _made_again(plan, conn))
                 case "replace":
-                    existing = _existing(conn, plan.root)
+                    partitioned = _is_partitioned(conn, plan.root)
+                    lock_for_replacing(conn, plan.root, partitioned=partitioned)
+                    # Locked first: nothing is written that neither this backup nor the table has.
+                    plan = replace(plan, there=_names_there(conn, plan.root))
+                    _require_nothing_skipped(plan.backup, plan.there)
+                    if plan.options.safety and make_safety_backup is not None:
+                        sink(PhaseBegun("taking a safety backup"))
+                        report.safety_backup = make_safety_backup(plan)
+                        sink(Noted(f"safety backup {report.safety_backup}"))
+                    existing = _existing(conn, plan.root, partitioned=partitioned)
                     report.rows = replace_rows(conn, existing, plan.tables, data, source, cancel)
                 case "copy":
                     schema, name = plan.new_name or ("", "")
@@ -202,10 +215,12 @@ def run_restore_table(
                     )
             if plan.mode != "copy":
                 report.sequences = _advance_sequences(conn, plan, oids)
-        with translated("target", doing="collecting statistics"):
-            name = quoted(*(plan.new_name or (plan.root.schema, plan.root.name)))
-            statement = "VACUUM (ANALYZE)" if plan.replaces else "ANALYZE"
-            conn.execute(f"{statement} {name}".encode())
+        name = quoted(*(plan.new_name or (plan.root.schema, plan.root.name)))
+        statement = f"{'VACUUM (ANALYZE)' if plan.replaces else 'ANALYZE'} {name}"
+        try:
+            conn.execute(statement.encode())
+        except psycopg.Error as error:  # the table is restored all the same
+            report.notes.append(f"{statement} failed, run it: {error.diag.message_primary}")
     sink(PhaseEnded(f"restoring {plan.name}", f"{format_count(report.rows)} rows"))
     by_oid = {table.oid: table for table in plan.tables}
     report.tables = [
@@ -286,6 +301,11 @@ def _exists(conn: Connection, schema: str, name: str) -> bool:
 def _new_name(conn: Connection, text: str, root: Table) -> tuple[str, str]:
     schema, name = _forms(text)[1] if len(_forms(text)) > 2 else _forms(text)[0]
     schema = schema or root.schema
+    if len(name.encode()) > 63:
+        raise UsageError(
+            f"{shown(schema, name)} is longer than a name may be",
+            hint="PostgreSQL's names have at most 63 bytes.",
+        )
     if _exists(conn, schema, name):
         raise TargetNotEmpty(
             f"there is a relation {shown(schema, name)} already",
@@ -312,13 +332,47 @@ def _require_columns(conn: Connection, root: Table, tables: Sequence[Table]) -> 
         )
 
 
-def _existing(conn: Connection, root: Table) -> Existing:
+def _is_partitioned(conn: Connection, root: Table) -> bool:
+    row = conn.execute(
+        "SELECT relkind = 'p' FROM pg_catalog.pg_class WHERE oid = %s::regclass",
+        (quoted(root.schema, root.name),),
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def _tree_there(conn: Connection, root: Table) -> list[tuple[int, str, str]]:
+    """Oid, schema and name of the table and its partitions on the target, parents first."""
     rows = conn.execute(
-        "SELECT relid::oid::bigint, level FROM pg_catalog.pg_partition_tree(%s::regclass)"
-        " UNION SELECT %s::regclass::oid::bigint, 0 ORDER BY 2",
+        "WITH tree AS (SELECT relid::oid AS oid, level"
+        "  FROM pg_catalog.pg_partition_tree(%s::regclass)"
+        "  UNION SELECT %s::regclass::oid, 0)"
+        " SELECT tree.oid::bigint, n.nspname, c.relname"
+        " FROM tree JOIN pg_catalog.pg_class c USING (oid)"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ORDER BY level, tree.oid",
         (quoted(root.schema, root.name),) * 2,
     ).fetchall()
-    return look_at_existing(conn, root, [int(str(row[0])) for row in rows])
+    return [(int(str(oid)), str(schema), str(name)) for oid, schema, name in rows]
+
+
+def _names_there(conn: Connection, root: Table) -> tuple[tuple[str, str], ...]:
+    with translated("target", doing="looking at the table's partitions"):
+        return tuple((schema, name) for _, schema, name in _tree_there(conn, root))
+
+
+def _require_nothing_skipped(backup: Backup, there: Sequence[tuple[str, str]]) -> None:
+    """Rows that the backup left out on request would be deleted and not come back."""
+    skipped = [name for name in (shown(*one) for one in there) if name in backup.snapshot.skipped]
+    if skipped:
+        raise TargetUnfit(
+            f"the backup was made without {', '.join(skipped[:20])}, whose rows would be deleted",
+            hint="Nothing was changed. Restore the partitions that it holds one by one, or detach "
+            "those that it lacks first.",
+        )
+
+
+def _existing(conn: Connection, root: Table, *, partitioned: bool) -> Existing:
+    tree = [oid for oid, _, _ in _tree_there(conn, root)]
+    return look_at_existing(conn, root, tree, partitioned=partitioned)
 
 
 def _archive(plan: TablePlan, directory: Path) -> Archive:
@@ -363,9 +417,15 @@ def _advance_sequences(conn: Connection, plan: TablePlan, oids: set[int]) -> int
         if not _exists(conn, sequence.schema, sequence.name):
             continue
         row = conn.execute(
-            f"SELECT last_value, is_called FROM {quoted(sequence.schema, sequence.name)}".encode()
+            "SELECT s.last_value, s.is_called, p.seqincrement"
+            f" FROM {quoted(sequence.schema, sequence.name)} s"
+            " JOIN pg_catalog.pg_sequence p ON p.seqrelid = s.tableoid".encode()
         ).fetchone()
-        if row and (int(str(row[0])), bool(row[1])) < (sequence.last_value, sequence.is_called):
+        if row is None:
+            continue
+        last, called, step = int(str(row[0])), bool(row[1]), int(str(row[2]))
+        sign = 1 if step > 0 else -1
+        if (sign * last, called) < (sign * sequence.last_value, sequence.is_called):
             wanted.append(sequence)
     set_sequences(conn, wanted)
     return len(owned)

@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 
 from aurora.engines.base import TableData
 from aurora.engines.logical.names import shown
-from aurora.errors import AuroraError
+from aurora.errors import AuroraError, IntegrityError
 from aurora.events import EventSink
 from aurora.operations.content import Backup
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import ClosedRepository, Repository
 from aurora.repository.heal import heal
+from aurora.repository.ids import resolve
+from aurora.repository.layout import ObjectType
 from aurora.repository.mirror import MirrorView
+from aurora.repository.refs import Refs
 from aurora.repository.verify import BadObject, Level, VerifyReport, verify
 from aurora.storage.base import Storage
 
@@ -87,27 +90,91 @@ class Healed:
     seconds: float = 0.0
 
 
-def heal_backup(
+def heal_backups(
     primary: Storage, mirror: MirrorView, text: str, database: str, *, sink: EventSink
-) -> Healed:
-    """Find what is bad of one backup on either storage and heal it from the other.
+) -> list[Healed]:
+    """Find what is bad of a backup on either storage and heal it from the other.
+
+    *text* ``all`` means every backup of *database*: so a lost primary is filled again from
+    the secondary, or the other way round.
 
     Raises:
         RepositoryNotFound, UsageError, StorageError.
     """
-    begun = time.monotonic()
     # Either side may have lost what says which backups there are: both are asked.
-    first = ClosedRepository(primary, fallback=mirror, sink=sink)
-    entry = first.resolve(text, database)
-    refs = first.refs(entry)
+    entries: dict[str, BackupEntry] = {}
+    for one, other in ((primary, mirror), (mirror, primary)):
+        known = ClosedRepository(one, fallback=other, sink=sink)
+        entries |= {entry.id: entry for entry in known.backups(database)}
+    by_time = [entries[backup_id] for backup_id in sorted(entries)]
+    wanted = by_time if text == "all" else [resolve(text, by_time)]
+    return [_heal_one(primary, mirror, entry, sink) for entry in wanted]
+
+
+def _heal_one(primary: Storage, mirror: MirrorView, entry: BackupEntry, sink: EventSink) -> Healed:
+    begun = time.monotonic()
     done = Healed(entry.id)
-    sides = ((primary, mirror, done.primary), (mirror, primary, done.secondary))
+    sides: tuple[tuple[Storage, Storage, list[str]], ...] = (
+        (primary, mirror, done.primary),
+        (mirror, primary, done.secondary),
+    )
     for target, source, names in sides:
-        view = ClosedRepository(target, fallback=source, sink=sink)
-        bad = verify(view, entry, Level.CIPHERTEXT, sink=sink).bad
-        if bad:
-            report = heal(source, target, [one.name for one in bad], [refs], sink=sink)
-            names.extend(report.healed)
-            done.failed |= report.failed
+        healed, failed = _heal_side(target, source, entry, sink)
+        names.extend(healed)
+        done.failed |= failed
     done.seconds = time.monotonic() - begun
     return done
+
+
+def _heal_side(
+    target: Storage, source: Storage, entry: BackupEntry, sink: EventSink
+) -> tuple[list[str], dict[str, str]]:
+    """Heal *target* until a look finds nothing more that can be: refs tell of more objects."""
+    view = ClosedRepository(target, fallback=source, sink=sink)
+    refs = _trusted_refs(target, source, entry)
+    healed: list[str] = []
+    while True:
+        bad = [one.name for one in verify(view, entry, Level.CIPHERTEXT, sink=sink).bad]
+        # Key slots are named by no refs. Where none is left they were lost with the storage;
+        # a single one may have been removed on purpose and must not come back.
+        if not _slots(target):
+            bad += _slots(source)
+        if _differ(target, source, entry):
+            bad.append(entry.refs_name)
+        bad = [name for name in dict.fromkeys(bad) if name not in healed]
+        if not bad:
+            return healed, {}
+        report = heal(source, target, bad, [refs], sink=sink)
+        healed += report.healed
+        if report.failed:
+            return healed, report.failed
+
+
+def _slots(storage: Storage) -> list[str]:
+    return [info.name for info in storage.list(ObjectType.SLOT.prefix)]
+
+
+def _trusted_refs(target: Storage, source: Storage, entry: BackupEntry) -> Refs:
+    """The refs as the secondary has them, where it has them.
+
+    Without a key nobody can tell forged refs on the primary; the secondary's envelope can.
+    """
+    mirror, primary = (target, source) if isinstance(target, MirrorView) else (source, target)
+    try:
+        return (
+            ClosedRepository(mirror, fallback=primary)
+            .catalog_alone()
+            .refs(entry.database, entry.id)
+        )
+    except IntegrityError:
+        return ClosedRepository(primary, fallback=mirror).refs(entry)
+
+
+def _differ(target: Storage, source: Storage, entry: BackupEntry) -> bool:
+    """Whether the primary's refs are other than the secondary's."""
+    if isinstance(target, MirrorView):
+        return False
+    try:
+        return target.get(entry.refs_name) != source.get(entry.refs_name)
+    except IntegrityError:
+        return False  # one is missing: that is found elsewhere

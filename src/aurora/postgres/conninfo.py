@@ -11,6 +11,7 @@ clients with three compiled-in socket directories reach the same server.
 
 import os
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from aurora.errors import UsageError
 
 _SOCKET_DIRECTORIES = ("/var/run/postgresql", "/run/postgresql", "/tmp")  # noqa: S108 - where libpq looks
 _SECRET_OPTIONS = frozenset({"password", "sslpassword", "oauth_client_secret"})
+_ENVIRONMENT = threading.Lock()
 # Options of other clients that people paste along with a URI; libpq refuses them.
 _FOREIGN_OPTIONS = (
     "pgbouncer",
@@ -158,12 +160,16 @@ class ConnInfo:
     def settled(self) -> "ConnInfo":
         """A copy where host, port, user and database are written out.
 
-        Taken from the options, else the ``PG…`` environment, else libpq's defaults.
-        With a service file it is left to libpq, which reads it.
+        Taken from the options, else the service that they or the environment name, else the
+        ``PG…`` environment, else libpq's defaults. A service that nobody knows stays a name,
+        for libpq to say so.
         """
-        if "service" in self.options or os.environ.get("PGSERVICE"):
+        service = self.options.get("service") or os.environ.get("PGSERVICE")
+        named = _service_options(service) if service else {}
+        if service and not named:
             return self
-        options = {**_environment_defaults(), **self.options}
+        options = {**_environment_defaults(), **named, **self.options}
+        options.pop("service", None)
         options.setdefault("port", "5432")
         if not options.get("host") and not options.get("hostaddr"):
             options["host"] = _default_host(options["port"])
@@ -255,6 +261,25 @@ def _libpq_options() -> list[_LibpqOption]:
         )
         for option in pq.Conninfo.get_defaults()
     ]
+
+
+def _service_options(name: str) -> dict[str, str]:
+    """What a service stands for, read by libpq, which takes its name from the environment."""
+    with _ENVIRONMENT:
+        before = os.environ.pop("PGSERVICE", None)
+        try:
+            plain = {option.keyword: option.value for option in _libpq_options()}
+            os.environ["PGSERVICE"] = name
+            found = {option.keyword: option.value for option in _libpq_options()}
+        finally:
+            os.environ.pop("PGSERVICE", None)
+            if before is not None:
+                os.environ["PGSERVICE"] = before
+    return {
+        keyword: value
+        for keyword, value in found.items()
+        if value and value != plain.get(keyword) and keyword != "service"
+    }
 
 
 def _environment_defaults() -> dict[str, str]:

@@ -177,7 +177,8 @@ def is_disconnect(error: BaseException) -> bool:
         | TimeoutError
         | psycopg.OperationalError
         | asyncpg.ConnectionDoesNotExistError
-        | asyncpg.ConnectionFailureError,
+        | asyncpg.ConnectionFailureError
+        | asyncpg.InternalClientError,  # lost between two steps of asyncpg's own
     )
 
 

@@ -18,6 +18,7 @@ from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import Side, translated
 
 OLDEST_MAJOR = 14
+PINNING_TRIES = 5  # until a session's timeouts are off, they strike what switches them off
 # The poolers' well-known port of transaction mode (Supavisor, Supabase's PgBouncer).
 TRANSACTION_POOLER_PORT = "6543"
 
@@ -26,13 +27,14 @@ _DIRECT: set[tuple[str, int, str]] = set()  # addresses proven to be no transact
 
 # Set by SET after connecting: a pooler drops what a startup packet asks for.
 _SESSION_SETTINGS = {
-    "client_encoding": "UTF8",
     "statement_timeout": "0",
+    "client_encoding": "UTF8",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
     "transaction_timeout": "0",
     "search_path": "pg_catalog",
+    "default_transaction_read_only": "off",
 }
 _ABSENT_BEFORE = {"transaction_timeout": 170000}
 
@@ -136,14 +138,39 @@ def open_control(
             info.with_options(**options).dsn(), autocommit=True, row_factory=tuple_row
         )
         try:
-            # Before anything is SET: through a transaction pooler it would reach, and
-            # could break, the sessions of the user's own application.
-            _refuse_pooler(transaction_pooler(conn), what)
-            pin_session(conn)
+            for patience in range(PINNING_TRIES, 0, -1):
+                try:
+                    # Before anything is SET: through a transaction pooler it would reach,
+                    # and could break, the sessions of the user's own application.
+                    _refuse_pooler(transaction_pooler(conn), what)
+                    pin_session(conn)
+                    break
+                except psycopg.errors.QueryCanceled:
+                    if patience == 1:
+                        raise
         except BaseException:
             conn.close()
             raise
     return conn
+
+
+def settled_for_programs(info: ConnInfo, *, what: Side = "source") -> ConnInfo:
+    """*info* for PostgreSQL's programs, which switch the role's own settings off late or never.
+
+    Raises the errors of :func:`open_control`.
+    """
+    with open_control(info, what=what) as conn, translated(what, doing="looking at the role"):
+        rows = conn.execute(
+            "SELECT name FROM pg_catalog.pg_settings WHERE"
+            " CASE WHEN name = ANY (%s) THEN reset_val::bigint BETWEEN 1 AND 999"
+            " ELSE name = 'default_transaction_read_only' AND reset_val = 'on' END",
+            (["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"],),
+        ).fetchall()
+    # Options are not passed without need: some poolers refuse them.
+    options = [info.settled().options.get("options", "")] if rows else []
+    options += [f"-c {name}={_SESSION_SETTINGS[str(name)]}" for (name,) in rows]
+    changes = {"options": " ".join(options).strip()} if rows else {}
+    return info.settled().with_options(**changes)
 
 
 def pin_session(conn: _Connection) -> None:
@@ -237,7 +264,10 @@ def transaction_pooler(conn: _Connection, *, tries: int = 3) -> str | None:
     """
     marker = f"aurora-{secrets.token_hex(6)}"
     # A setting of our own: some poolers send application_name along to every backend.
-    conn.execute("SELECT pg_catalog.set_config('aurora.session', %s, false)", (marker,))
+    conn.execute(
+        sql.SQL("SET LOCAL statement_timeout = 0; "
+                "SELECT pg_catalog.set_config('aurora.session', {}, false)").format(marker)
+    )  # fmt: skip
     first, seen = _backend(conn)
     for _ in range(tries):
         if seen != marker:
@@ -266,9 +296,13 @@ def _is_local(host: str) -> bool:
 
 
 def _backend(conn: _Connection) -> tuple[int, str | None]:
-    row = conn.execute(
+    # One transaction, whose SET reaches nobody else behind a pooler either.
+    cursor = conn.execute(
+        "SET LOCAL statement_timeout = 0; "
         "SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('aurora.session', true)"
-    ).fetchone()
+    )
+    cursor.nextset()
+    row = cursor.fetchone()
     pid, marker = row or (0, None)
     return int(str(pid)), None if marker is None else str(marker)
 

@@ -22,7 +22,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from aurora.errors import AuroraError, Cancelled, SourceError, UsageError
+from aurora.errors import (
+    AuroraError,
+    Cancelled,
+    SourceError,
+    SourceUnreachable,
+    TargetError,
+    TargetUnreachable,
+    UsageError,
+)
 from aurora.postgres.conninfo import ConnInfo
 
 Buffer = bytes | bytearray | memoryview
@@ -49,6 +57,17 @@ _PASSED_ON = re.compile(
 )
 _STDERR_KEPT = 64 * 1024  # bytes of the end of stderr
 _PIECE = 256 * 1024  # bytes read from a program's output at once
+_LOST = (
+    "terminating connection",
+    "server closed the connection",
+    "could not receive data from server",
+    "connection to server",
+    "no connection to the server",
+)
+_UNREACHABLE: Mapping[type[AuroraError], type[AuroraError]] = {
+    SourceError: SourceUnreachable,
+    TargetError: TargetUnreachable,
+}
 _GRACE = 5.0  # seconds for a cancelled program to end by itself
 
 
@@ -258,12 +277,19 @@ def run_tool(
     status = program.wait(cancel)
     stderr = _without(program.stderr(), env.get("PGPASSWORD"))
     if status not in accept:
+        if lost_connection(stderr):
+            error = _UNREACHABLE.get(error, error)
         raise error(
             f"{name} {tools.version} {_how_it_ended(status)}: {_last_line(stderr)}",
             hint="\n".join(stderr.strip().splitlines()[-10:]),
             context={"program": name, "status": status},
         )
     return Completed(status, program.kept(), stderr)
+
+
+def lost_connection(stderr: str) -> bool:
+    """Whether a program says that it has no connection, or lost it."""
+    return any(words in stderr for words in _LOST)
 
 
 class _Program:
@@ -378,7 +404,9 @@ def _descriptor(stream: object) -> int | None:
 
 
 def _without(text: str, secret: str | None) -> str:
-    return text.replace(secret, "***") if secret else text
+    # libpq never prints a password; should anything else, a short one is a syllable of
+    # half the messages, and blanking it would make them unreadable.
+    return text.replace(secret, "***") if secret and len(secret) >= 6 else text
 
 
 def _how_it_ended(status: int) -> str:

@@ -19,7 +19,13 @@ def dumps(value: object) -> bytes:
     _refuse_floats(value)
     try:
         return msgspec.json.encode(value, order="sorted")
-    except (TypeError, OverflowError, UnicodeEncodeError, msgspec.MsgspecError) as error:
+    except (
+        TypeError,
+        OverflowError,
+        RecursionError,
+        UnicodeEncodeError,
+        msgspec.MsgspecError,
+    ) as error:
         raise ValueError(f"no canonical JSON: {error}") from error
 
 

@@ -1,8 +1,9 @@
 """Which backups a repository holds, by its names and refs alone."""
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -108,8 +109,15 @@ class Catalog:
             except IntegrityError as error:
                 return name, error
 
+        # Refs of a large backup take many megabytes: read no further ahead than is used.
+        ahead: deque[Future[tuple[tuple[str, str], Refs | IntegrityError]]] = deque()
         with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="aurora-refs") as pool:
-            yield from pool.map(read, names)
+            for name in names:
+                ahead.append(pool.submit(read, name))
+                if len(ahead) >= _PARALLEL:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
 
     def refs_names(self, database: str | None = None) -> list[tuple[str, str]]:
         """(database, backup id) of every refs object, with or without a manifest."""

@@ -8,7 +8,7 @@ remembers it: keep the :class:`Head` outside the storage and compare.
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aurora.errors import IntegrityError, ObjectMissing, UnsupportedRepository
 from aurora.repository.catalog import Catalog
@@ -58,6 +58,13 @@ class Chain:
         for link in self.links:
             if link.backup == remembered.backup and link != remembered:
                 raise _rolled_back(self.database, f"backup {link.backup} is another one than seen")
+        backups = {link.backup for link in self.links} | {*self.damaged}
+        if self.head.sequence == remembered.sequence and remembered.backup not in backups:
+            raise _rolled_back(
+                self.database,
+                f"backup {remembered.backup} was seen, now {self.head.backup} has its number "
+                f"{remembered.sequence}",
+            )
 
 
 def read_chain(storage: Storage, catalog: Catalog, database: str) -> Chain:
@@ -70,7 +77,7 @@ def read_chain(storage: Storage, catalog: Catalog, database: str) -> Chain:
     damaged: list[str] = []
     for (_, backup), refs in catalog.read_all(catalog.names(database)):
         if isinstance(refs, Refs):
-            links[backup] = refs
+            links[backup] = replace(refs, objects=[])  # all of them would fill the memory
         if not isinstance(refs, Refs) or _is_damaged(storage, refs):
             damaged.append(backup)
     heads = (Head(one.sequence, one.backup, one.manifest.sha256) for one in links.values())

@@ -76,7 +76,8 @@ def read_config(reader: ObjectReader, *, role: Role | None = None) -> Config:
         raise RepositoryNotFound(
             f"no repository at {reader.storage.url}",
             hint="Check the address, or make one with `aurora init`. If there was a repository "
-            "here, its config object is lost: `aurora heal` brings it back from the secondary.",
+            "here, its config object is lost: `aurora backup heal` brings it back from the "
+            "secondary.",
         ) from error
     if role is not None and config.role != role:
         raise _exchanged(reader.storage.url, config.role, role)
@@ -90,11 +91,12 @@ def _parse(stored: bytes) -> Config:
         repository_id = bytes.fromhex(document["repository"])
         created_at = clock.parse(document["created_at"])
         role = document["role"]
-    except (KeyError, TypeError, ValueError) as error:
+        algorithms = _ALGORITHMS[role]
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise damaged(CONFIG, "a member is absent or makes no sense") from error
-    if len(repository_id) != REPOSITORY_ID_BYTES or role not in _ALGORITHMS:
+    if len(repository_id) != REPOSITORY_ID_BYTES:
         raise damaged(CONFIG, "a member makes no sense")
-    if document.get("format") != FORMAT or document.get("algorithms") != _ALGORITHMS[role]:
+    if document.get("format") != FORMAT or document.get("algorithms") != algorithms:
         raise UnsupportedRepository(
             "the repository uses algorithms that this version does not know",
             hint="Nothing was changed. Use the version of Aurora that made it, or a newer one.",

@@ -9,7 +9,7 @@ from aurora.repository.config import Role, read_config, write_config
 from aurora.repository.damage import damaged
 from aurora.repository.derive import KEY_BYTES, MasterKey
 from aurora.repository.keys import Kdf, KeyFile, Passphrase, RecoveryCode, Secret
-from aurora.repository.layout import CONFIG, REPOSITORY_ID_BYTES, ObjectType
+from aurora.repository.layout import CONFIG, PROBE, REPOSITORY_ID_BYTES, ObjectType
 from aurora.repository.once import put_once
 from aurora.repository.reader import ObjectReader
 from aurora.storage.base import Storage
@@ -65,8 +65,9 @@ def finish_creation(storage: Storage, master: MasterKey, role: Role) -> None:
 
 
 def _require_empty(storage: Storage) -> None:
-    # The slots of a creation that was interrupted before its config are harmless.
-    leftovers = (ObjectType.SLOT.prefix, ObjectType.OUTER.prefix)
+    # The slots of a creation that was interrupted before its config are harmless, and so is
+    # what a trial of the storage could not delete.
+    leftovers = (ObjectType.SLOT.prefix, ObjectType.OUTER.prefix, PROBE)
     for info in storage.list(""):
         if not info.name.startswith(leftovers):
             raise _occupied(storage, info.name)

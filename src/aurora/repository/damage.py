@@ -3,8 +3,8 @@
 from aurora.errors import ObjectDamaged, ObjectMissing
 
 _HINT = (
-    "Nothing was changed. Run `aurora verify` to see which backups need this object, and "
-    "`aurora heal` to restore it from the other storage."
+    "Nothing was changed. Run `aurora backup verify` to see which backups need this object, and "
+    "`aurora backup heal` to restore it from the other storage."
 )
 
 

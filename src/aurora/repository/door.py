@@ -112,6 +112,7 @@ class Repository(ClosedRepository):
         """Use :meth:`open` or :meth:`create`."""
         self._master = master
         super().__init__(storage, role=role, fallback=fallback, sink=sink)
+        self._config.prove(master.mac_key)  # it was read again, and a storage may lie by turns
         self._sink = sink
         self._sessions = Sessions(self._reader, master)
 

@@ -140,6 +140,8 @@ def parse_header(sealed: Buffer, *, name: str) -> Header:
     """The header of a sealed object, nothing of it proven. Raises ObjectDamaged."""
     if len(sealed) < HEADER_BYTES + INNER_BYTES + TAG_BYTES:
         raise damaged(name, "it is too short")
+    if len(sealed) > MAX_OBJECT:
+        raise damaged(name, "it is too long")
     magic, version, type_code, aead, zero, sid, nonce, commitment = _HEADER.unpack_from(sealed)
     if magic != MAGIC or aead != AES_256_GCM or zero:
         raise damaged(name, "it does not begin like a sealed object")

@@ -24,7 +24,11 @@ from aurora.repository.refs import RefObject, Refs, read_refs
 from aurora.storage.base import Storage
 
 PHASE = "heal"
-_CLEAR = (ObjectType.SLOT.prefix, ObjectType.SESSION.prefix)
+_NAMED = {  # kind of a clear document -> what its name begins with, the member that ends it
+    "config": (CONFIG, ""),
+    "slot": (ObjectType.SLOT.prefix, "id"),
+    "session": (ObjectType.SESSION.prefix, "sid"),
+}
 
 
 @dataclass(slots=True)
@@ -97,12 +101,18 @@ class _Proof:
         if one is not None:
             if hashlib.sha256(stored).hexdigest() != one.sha256:
                 raise damaged(name, "the other storage's copy is not the one that the refs name")
-        elif name == CONFIG or name.startswith(_CLEAR):
-            signed.read_clear(stored, name=name)
+        elif name.startswith(tuple(first for first, _ in _NAMED.values())):
+            self._check_clear(name, signed.read_clear(stored, name=name))
         elif name.startswith(ObjectType.REFS.prefix):
             read_refs(stored, name=name, repository_id=self._repository_id, mac_key=None)
         else:
             raise damaged(name, "no refs say what it must hold")
+
+    def _check_clear(self, name: str, document: signed.Document) -> None:
+        first, member = _NAMED.get(str(document.get("kind")), ("", ""))
+        wanted = first + str(document.get(member, ""))
+        if wanted != name or document.get("repository") != self._repository_id.hex():
+            raise damaged(name, "the other storage's copy is another object")
 
 
 def _repository_id(source: Storage, target: Storage) -> bytes:

@@ -121,6 +121,8 @@ def _nothing(text: str, entries: Sequence[Entry]) -> RepositoryNotFound:
     newest = ", ".join(entry.id for entry in entries[-3:])
     return RepositoryNotFound(
         f"no backup {text[:80]!r} in this repository",
-        hint=f"The newest backups are: {newest}." if newest else "It holds no backup yet.",
+        hint=f"The newest backups are: {newest}."
+        if newest
+        else "It holds no backup of this database; `aurora backup list --all` shows all.",
         context={"wanted": text},
     )

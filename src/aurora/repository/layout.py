@@ -43,6 +43,9 @@ class ObjectType(enum.StrEnum):
 
 CONFIG = ObjectType.CONFIG.value
 
+PROBE = "probe/"
+"""Below it a trial of the storage (``aurora doctor``) puts its own; no part of a repository."""
+
 CONTENT_TYPES = (ObjectType.CHUNK, ObjectType.TABLE, ObjectType.LOG, ObjectType.OBJECT)
 """The sealed types that are named by their content."""
 

@@ -15,7 +15,8 @@ from datetime import datetime
 from aurora import clock
 from aurora.errors import AuroraError, RepositoryLocked
 from aurora.repository import signed
-from aurora.repository.layout import FORMAT, lease_name
+from aurora.repository.layout import FORMAT, ObjectType, lease_name
+from aurora.repository.presence import stored_size
 from aurora.storage.base import Storage
 
 TTL_SECONDS = 24 * 3600.0
@@ -80,7 +81,11 @@ class Lease:
         return age < self._ttl / 2
 
     def require_fresh(self) -> None:
-        """Raise RepositoryLocked unless the lease is fresh."""
+        """Raise RepositoryLocked unless the lease is fresh, and where a collector looks for it.
+
+        Raises:
+            RepositoryLocked, StorageError.
+        """
         if not self.is_fresh():
             raise RepositoryLocked(
                 "this run's lease on the repository ran out before the backup was committed",
@@ -88,6 +93,13 @@ class Lease:
                 "was out of reach, or this machine slept, for half of the lease's "
                 f"{self._ttl / 3600:g} hours. Run it again: what was uploaded and is still "
                 "needed is uploaded again only if no backup holds it.",
+            )
+        if stored_size(self._storage, lease_name(self._sid, self._beats - 1)) is None:
+            raise RepositoryLocked(
+                "this run's lease is no longer on the storage",
+                hint="Nothing was committed and the earlier backups are untouched. Somebody "
+                f"deleted objects below {ObjectType.LEASE.prefix}, or the storage did not keep "
+                "them; a collector could have deleted what this run needs. Run it again.",
             )
 
     def end(self) -> None:

@@ -2,8 +2,9 @@
 
 Needs no key of the primary. Every object is compared with the SHA-256 in the refs before
 it is wrapped; a backup's manifest is copied last, so a backup that the secondary lists is
-complete there. A run that was cut off goes on where it stopped. Deletions are never
-copied: the secondary has a retention of its own.
+complete there. A run that was cut off goes on where it stopped. Neither deletions nor
+alterations are copied: the secondary has a retention of its own, and a copy that opens is
+never replaced, since refs without their key prove accidents only.
 """
 
 import hashlib
@@ -154,13 +155,13 @@ class _Run:
         pool.drain()
         if self._present.get(name) != len(stored) and self._is_wanted(name):
             self._mirror_put(name, stored)
-        self._finish(refs, name, lacking)
-
-    def _finish(self, refs: Refs, name: str, lacking: list[str]) -> None:
-        """Copy the manifest if everything else is there, and say what is not."""
         lacking.extend(one.name for one in refs.objects if not self._has(one))
-        if name not in self._present:
+        if self._present.get(name) != len(stored):
             lacking.append(name)
+        self._finish(refs, lacking)
+
+    def _finish(self, refs: Refs, lacking: list[str]) -> None:
+        """Copy the manifest if everything else is there."""
         if not lacking and not self._has(refs.manifest) and self._is_wanted(refs.manifest.name):
             self._copy(refs.manifest)
         if not self._has(refs.manifest):
@@ -184,13 +185,37 @@ class _Run:
         self._mirror_put(one.name, stored)
 
     def _mirror_put(self, name: str, stored: bytes) -> None:
-        self._mirror.put(name, stored)
+        try:
+            if name in self._present:
+                self._require_broken(name, stored)
+            self._mirror.put(name, stored)
+            self._require_taken(name, len(stored))
+        except IntegrityError as error:
+            self._note_bad(name, error)
+            return
         with self._lock:
             self._present[name] = len(stored)
             self.report.copied_objects += 1
             self.report.copied_bytes += len(stored)
             done = self.report.copied_bytes
         self._sink(Advanced(PHASE, done, name))
+
+    def _require_broken(self, name: str, stored: bytes) -> None:
+        """Raise unless the copy that is there may be replaced by *stored*.
+
+        A copy that opens is what an earlier run took from the primary: then the primary was
+        altered since, with refs to match if somebody did it on purpose.
+        """
+        try:
+            held = self._mirror.get(name)
+        except IntegrityError:
+            return
+        if held != stored:
+            raise damaged(name, "the secondary keeps another copy, taken before it was altered")
+
+    def _require_taken(self, name: str, size: int) -> None:
+        if self._mirror.head(name).size != size:
+            raise damaged(name, "the secondary took only a part of it")
 
     def _note_bad(self, name: str, error: IntegrityError) -> None:
         with self._lock:

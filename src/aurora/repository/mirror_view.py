@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import Self
 
 from aurora import clock
-from aurora.errors import ObjectMissing
-from aurora.repository import outer
+from aurora.errors import IntegrityError, ObjectMissing
+from aurora.repository import outer, slots
 from aurora.repository.creation import create_keys, finish_creation, unlock
 from aurora.repository.damage import damaged, missing
 from aurora.repository.derive import KEY_BYTES, MasterKey
@@ -33,6 +33,7 @@ class MirrorView:
     def __init__(self, storage: Storage, master: MasterKey, keys: Iterable[outer.OuterKey]) -> None:
         """Use :meth:`open` or :meth:`create`."""
         self._storage = storage
+        self._master = master
         self._repository_id = master.repository_id
         self._names = outer.OuterNames(master)
         self._keys = {key.id: key for key in keys}
@@ -71,14 +72,14 @@ class MirrorView:
         reader = ObjectReader(storage)
         master = unlock(reader, secret, "secondary")
         keys = []
+        broken: IntegrityError | None = None
         for name in sorted(info.name for info in storage.list(ObjectType.OUTER.prefix)):
-            stored = storage.get(name)
-            key = outer.read_outer_key(stored, name=name, master=master)
-            if outer.outer_key_name(key.id) != name:
-                raise damaged(name, "it is another object")
-            keys.append(key)
+            try:
+                keys.append(outer.read_outer_key(storage.get(name), name=name, master=master))
+            except IntegrityError as error:
+                broken = error  # a stranger's object must not lock the owner out
         if not keys:
-            raise missing(ObjectType.OUTER.prefix, "the secondary has lost its outer key")
+            raise broken or missing(ObjectType.OUTER.prefix, "the secondary has lost its outer key")
         return cls(storage, master, keys)
 
     @property
@@ -90,6 +91,10 @@ class MirrorView:
     def repository_id(self) -> bytes:
         """The secondary's own repository id, not the primary's."""
         return self._repository_id
+
+    def slots(self) -> list[slots.SlotInfo]:
+        """The secondary's own key slots, with whether each is genuine."""
+        return slots.list_slots(ObjectReader(self._storage), self._master)
 
     def put(self, name: str, data: Buffer, *, create_only: bool = False) -> None:
         """Wrap and store one of the primary's objects."""

@@ -34,7 +34,7 @@ from aurora.repository.damage import damaged
 from aurora.repository.derive import KEY_BYTES, MasterKey, derive
 from aurora.repository.envelope import NONCE_BYTES, TAG_BYTES, check_sealed
 from aurora.repository.layout import FORMAT, ObjectType, is_safe
-from aurora.storage.base import Buffer
+from aurora.storage.base import MAX_OBJECT, Buffer
 
 MAGIC = b"AURM"
 VERSION = 1
@@ -176,12 +176,16 @@ def read_outer_key(stored: bytes, *, name: str, master: MasterKey) -> OuterKey:
         key = AESGCM(_wrap_key(master)).decrypt(nonce, wrapped, associated)
     except (KeyError, TypeError, ValueError, InvalidTag) as error:
         raise damaged(name, "its wrapped key does not open") from error
+    if outer_key_name(outer_id) != name:
+        raise damaged(name, "it is another object")
     return OuterKey(outer_id, key)
 
 
 def _parse(wrapped: Buffer, name: str) -> tuple[bytes, bytes, bytes]:
     if len(wrapped) <= OVERHEAD:
         raise damaged(name, "its copy on the secondary is too short")
+    if len(wrapped) > MAX_OBJECT:
+        raise damaged(name, "its copy on the secondary is too long")
     magic, version, aead, zero, used, salt, commitment = _HEADER.unpack_from(wrapped)
     if (magic, version, aead, zero) != (MAGIC, VERSION, CHACHA20_POLY1305, 0):
         raise damaged(name, "its copy on the secondary does not begin like a wrapped object")

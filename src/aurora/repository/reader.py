@@ -4,8 +4,9 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from aurora.errors import AuroraError, IntegrityError, StorageError
+from aurora.errors import AuroraError, IntegrityError, ObjectMissing, StorageError
 from aurora.events import EventSink, Warned, discard
+from aurora.repository.damage import missing
 from aurora.storage.base import Storage
 
 T = TypeVar("T")
@@ -40,8 +41,10 @@ class ObjectReader:
         try:
             return prove(self.storage.get(name))
         except (IntegrityError, StorageError) as error:
+            if isinstance(error, ObjectMissing) and not error.hint:
+                error = missing(name)  # in a repository's words, with what to do
             if self.fallback is None:
-                raise
+                raise error from None
             try:
                 value = prove(self.fallback.get(name))
             except AuroraError:
@@ -58,7 +61,7 @@ class ObjectReader:
             Warned(
                 "read-from-secondary",
                 f"{name} was read from the secondary: {error.message}",
-                hint="What was read is proven and the run goes on. Run `aurora heal` to restore "
-                "the object on the primary.",
+                hint="What was read is proven and the run goes on. Run `aurora backup heal` "
+                "to restore the object on the primary.",
             )
         )

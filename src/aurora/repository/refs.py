@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Annotated
 
 import msgspec
 
@@ -42,6 +42,19 @@ class Previous:
     sha256: str  # of that backup's stored manifest
 
 
+class _Document(msgspec.Struct):
+    # Decoded by type: without the key anything may be in it, however deep or long.
+    backup: str
+    created_at: str
+    database: str
+    manifest: RefObject
+    objects: Annotated[list[RefObject], msgspec.Meta(max_length=MAX_OBJECTS)]
+    previous: Previous | None
+    repository: str
+    sequence: Annotated[int, msgspec.Meta(ge=1)]
+    type: Annotated[str, msgspec.Meta(pattern=r"\A[a-z]{2,16}\Z")]
+
+
 @dataclass(frozen=True, slots=True)
 class Refs:
     """The refs of one backup."""
@@ -54,7 +67,6 @@ class Refs:
     previous: Previous | None
     manifest: RefObject
     objects: list[RefObject] = field(repr=False)
-    header: dict[str, Any] = field(default_factory=dict, repr=False)  # all but the objects
 
     @property
     def stored_bytes(self) -> int:
@@ -105,36 +117,28 @@ def read_refs(stored: bytes, *, name: str, repository_id: bytes, mac_key: bytes 
     """
     text = signed.read_packed(stored, name=name, repository_id=repository_id, mac_key=mac_key)
     try:
-        document: dict[str, Any] = msgspec.json.decode(text)
-        objects = msgspec.convert(document.pop("objects"), list[RefObject])
-        manifest = msgspec.convert(document["manifest"], RefObject)
-        previous = document["previous"]
+        found = msgspec.json.decode(text, type=_Document)
         refs = Refs(
-            database=str(document["database"]),
-            backup=str(document["backup"]),
-            type=str(document["type"]),
-            created_at=clock.parse(document["created_at"]),
-            sequence=int(document["sequence"]),
-            previous=_previous(previous) if previous else None,
-            manifest=manifest,
-            objects=objects,
-            header=document,
+            database=found.database,
+            backup=found.backup,
+            type=found.type,
+            created_at=clock.parse(found.created_at),
+            sequence=found.sequence,
+            previous=found.previous,
+            manifest=found.manifest,
+            objects=found.objects,
         )
-    except (AttributeError, KeyError, TypeError, ValueError, msgspec.MsgspecError) as error:
+    except (OverflowError, RecursionError, ValueError, msgspec.MsgspecError) as error:
         raise damaged(name, "a member is absent or makes no sense") from error
     if (
         parse_dated(name) != (refs.database, refs.backup)
-        or document.get("repository") != repository_id.hex()
-        or manifest.name != backup_name(refs.database, refs.backup)
+        or found.repository != repository_id.hex()
+        or refs.manifest.name != backup_name(refs.database, refs.backup)
     ):
         raise damaged(name, "it is another object")
     if not all(map(_is_sane, refs.all_objects())):
         raise damaged(name, "it names an impossible object")
     return refs
-
-
-def _previous(document: dict[str, Any]) -> Previous:
-    return Previous(str(document["backup"]), int(document["sequence"]), str(document["sha256"]))
 
 
 def _is_sane(one: RefObject) -> bool:

@@ -215,5 +215,6 @@ def _nothing_opens(
     kind = _KINDS[type(secret)].replace("-", " ")
     return WrongKey(
         f"no key slot opens with this {kind}",
-        hint="Nothing was changed. Try the printed recovery code if the passphrase is lost.",
+        hint="Nothing was changed. If the passphrase is lost, give the printed recovery code by "
+        "AURORA_RECOVERY_CODE_FILE (AURORA_SECONDARY_RECOVERY_CODE_FILE for the secondary).",
     )

@@ -49,7 +49,7 @@ class RefWalk:
 
 
 def find_refs(document: object) -> Iterator[tuple[str, int]]:
-    """(name, raw) of every Ref anywhere in a JSON value."""
+    """(name, raw) of every Ref anywhere in a JSON value, or in what becomes one."""
     stack = [document]
     while stack:
         item = stack.pop()
@@ -58,5 +58,5 @@ def find_refs(document: object) -> Iterator[tuple[str, int]]:
             if isinstance(name, str) and isinstance(raw, int) and parse_content(name):
                 yield name, raw
             stack.extend(item.values())
-        elif isinstance(item, list):
+        elif isinstance(item, list | tuple):
             stack.extend(item)

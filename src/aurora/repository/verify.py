@@ -17,9 +17,10 @@ from aurora.errors import IntegrityError, ObjectMissing, UsageError
 from aurora.events import Advanced, EventSink, PhaseBegun, PhaseEnded, discard
 from aurora.repository import signed
 from aurora.repository.catalog import BackupEntry
-from aurora.repository.damage import damaged
+from aurora.repository.damage import damaged, missing
 from aurora.repository.door import ClosedRepository, Repository
 from aurora.repository.layout import CONFIG, ObjectType, parse_content, parse_session
+from aurora.repository.presence import stored_sizes
 from aurora.repository.refs import RefObject, Refs
 from aurora.repository.structure import RefWalk
 from aurora.repository.uploads import UploadPool
@@ -141,28 +142,14 @@ class _Run:
 
     def _compare_listing(self, needed: dict[str, RefObject]) -> list[RefObject]:
         """Note what a listing lacks or shows in another size; return the others."""
-        sizes: dict[str, int] = {}
-        for first in sorted({name.partition("/")[0] for name in needed}):
-            for info in self._storage.list(f"{first}/"):
-                if info.name in needed:
-                    sizes[info.name] = info.size
-        present = []
+        sizes = stored_sizes(self._storage, needed)
         for name, one in needed.items():
             size = sizes.get(name)
             if size is None:
-                size = self._look(name)  # some storages list late
-            if size == one.size:
-                present.append(one)
-            elif size is not None:
+                self._note(name, missing(name))
+            elif size != one.size:
                 self._note(name, damaged(name, f"it has {size} bytes instead of {one.size}"))
-        return present
-
-    def _look(self, name: str) -> int | None:
-        try:
-            return self._storage.head(name).size
-        except IntegrityError as error:
-            self._note(name, error)
-            return None
+        return [one for name, one in needed.items() if sizes.get(name) == one.size]
 
     def _check_unnamed(self) -> None:
         """Config and key slots: no backup opens without them, and no refs name them."""
@@ -170,6 +157,8 @@ class _Run:
             try:
                 stored = self._storage.get(name)
                 document = signed.read_clear(stored, name=name)
+                if not _is_named(document, name):
+                    raise damaged(name, "it is another object")
                 ours = document.get("repository") == self._repository.repository_id.hex()
                 if isinstance(self._repository, Repository) and ours:
                     self._repository.prove(name, stored)
@@ -278,6 +267,13 @@ def _is_needed(name: str, label: str, needs: set[str]) -> bool:
         or name in (CONFIG, f"{ObjectType.REFS.value}/{label}")
         or name.startswith(ObjectType.SLOT.prefix)
     )
+
+
+def _is_named(document: signed.Document, name: str) -> bool:
+    """Whether a config or a key slot is the one that *name* promises; no key is needed."""
+    if document.get("kind") == "config":
+        return name == CONFIG
+    return name == f"{ObjectType.SLOT.prefix}{document.get('id', '')}"
 
 
 def _is_description(name: str) -> bool:

@@ -8,7 +8,7 @@ docs/format.md, "Write order", is normative.
 
 import hashlib
 import threading
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from aurora import clock
-from aurora.errors import UsageError
+from aurora.errors import ObjectMissing, StorageError, UsageError
 from aurora.events import EventSink, discard
 from aurora.repository import canonical, envelope, ids
 from aurora.repository.catalog import BackupEntry, Catalog, entry_of
@@ -37,9 +37,11 @@ from aurora.repository.layout import (
 )
 from aurora.repository.leases import TTL_SECONDS, Lease
 from aurora.repository.once import put_once
+from aurora.repository.presence import stored_size, stored_sizes
 from aurora.repository.reader import ObjectReader
 from aurora.repository.refs import Previous, RefObject, Refs, write_refs
 from aurora.repository.sessions import Sessions, new_session, write_session
+from aurora.repository.structure import find_refs
 from aurora.repository.uploads import DEFAULT_BYTES_IN_FLIGHT, DEFAULT_WORKERS, UploadPool
 from aurora.storage.base import Buffer, Storage
 
@@ -120,6 +122,11 @@ class Writer:
             purpose="backup",
             ttl_seconds=options.ttl_seconds,
         )
+        self._pool = UploadPool(
+            workers=options.workers,
+            in_flight=options.in_flight,
+            bytes_in_flight=options.bytes_in_flight,
+        )
         self._lease.begin()
         try:
             self._holdings = Holdings.take(
@@ -137,11 +144,6 @@ class Writer:
         except BaseException:
             self._lease.end()
             raise
-        self._pool = UploadPool(
-            workers=options.workers,
-            in_flight=options.in_flight,
-            bytes_in_flight=options.bytes_in_flight,
-        )
         self._open = True
 
     @property
@@ -210,7 +212,9 @@ class Writer:
 
         Raises:
             RepositoryLocked: the lease is no longer fresh; nothing was committed.
-            ObjectMissing: *uses* names what this writer neither put nor may reuse.
+            ObjectMissing: *uses* names what this writer neither put nor may reuse, or the
+                storage does not have what it said it stored.
+            UsageError: *manifest* names an object that *uses* does not.
             StorageError: nothing was committed, as far as the storage can be asked.
         """
         if ids.parse_backup_id(backup_id).type != type or COMMIT in manifest:
@@ -218,6 +222,7 @@ class Writer:
         self.flush()
         self._lease.require_fresh()
         objects = self._objects(uses)
+        self._require_all_stored(manifest, objects)
         previous = self._previous(backup_id)
         sequence = previous.sequence + 1 if previous else 1
         head = {
@@ -337,14 +342,35 @@ class Writer:
     def _put_commit(self, refs: Refs, sealed: bytearray) -> None:
         master = self._master
         stored = write_refs(refs, repository_id=master.repository_id, mac_key=master.mac_key)
-        put_once(self._storage, refs_name(self.database, refs.backup), stored)
-        self._lease.require_fresh()
+        may_land = False
         try:
-            put_once(self._storage, refs.manifest.name, sealed)
+            self._put_surely(refs_name(self.database, refs.backup), stored)
+            self._lease.require_fresh()
+            may_land = True
+            self._put_surely(refs.manifest.name, sealed)
         except BaseException:
-            # The put may still land: the lease must outlive it, so it is not ended.
-            self._close(end_lease=False)
+            # A put of the manifest may still land: the lease must outlive it, so it is not
+            # ended. And the run is over: another try would put other bytes under the names.
+            self._close(end_lease=not may_land)
             raise
+
+    def _put_surely(self, name: str, stored: Buffer) -> None:
+        put_once(self._storage, name, stored)
+        try:
+            size = stored_size(self._storage, name)
+        except StorageError:
+            return  # the answer to the put has to do
+        if size != memoryview(stored).nbytes:
+            raise _not_stored([name])
+
+    def _require_all_stored(self, manifest: Mapping[str, Any], objects: list[RefObject]) -> None:
+        """Raise unless the backup's objects are named by its refs, and on the storage."""
+        needed = {one.name: one.size for one in objects}
+        if unnamed := {name for name, _ in find_refs(manifest)} - needed.keys():
+            raise UsageError(f"the manifest names {min(unnamed)}, which its refs would not")
+        sizes = stored_sizes(self._storage, needed)
+        if lost := sorted(name for name, size in needed.items() if sizes.get(name) != size):
+            raise _not_stored(lost)
 
     def _close(self, *, end_lease: bool) -> None:
         self._open = False
@@ -357,6 +383,17 @@ class Writer:
 
 def _describe(name: str, stored: Buffer) -> RefObject:
     return RefObject(name, memoryview(stored).nbytes, hashlib.sha256(stored).hexdigest())
+
+
+def _not_stored(names: Sequence[str]) -> ObjectMissing:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return ObjectMissing(
+        f"the storage said that it stored {names[0]}{more}, and does not have it whole",
+        hint="This backup is not complete and does not count; the earlier ones were not touched. "
+        "The storage loses objects, or somebody deletes them: find out which. Then run it "
+        "again: what is missing is uploaded again.",
+        context={"name": names[0], "count": len(names)},
+    )
 
 
 def _previous_document(previous: Previous) -> dict[str, object]:

@@ -4,7 +4,8 @@ Names are relative to the storage's prefix, made of ``[a-z0-9A-Z._/-]`` only (Su
 refuses more), never empty, never starting with ``/``. Objects are never empty (obstore
 cannot read an empty object back from Supabase) and at most 64 MiB. Every call is
 synchronous, may be made from any thread, and raises nothing but
-:class:`aurora.errors.StorageError` and :class:`aurora.errors.ObjectMissing`.
+:class:`aurora.errors.StorageError`, :class:`aurora.errors.ObjectMissing`, and for what is
+too large to be read :class:`aurora.errors.ObjectDamaged`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -54,7 +55,7 @@ class Storage(Protocol):
         """
 
     def get(self, name: str) -> bytes:
-        """The whole object. Raises ObjectMissing, StorageError."""
+        """The whole object. Raises ObjectMissing, ObjectDamaged (above 64 MiB), StorageError."""
 
     def head(self, name: str) -> ObjectInfo:
         """Size and time of one object. Raises ObjectMissing, StorageError."""

@@ -28,7 +28,7 @@ from aurora.errors import (
     StorageUnfit,
 )
 from aurora.storage.base import Buffer, ObjectExists, ObjectInfo
-from aurora.storage.names import check_data, check_name, check_prefix
+from aurora.storage.names import check_data, check_name, check_prefix, check_size
 
 _TEMPORARY = "~"
 _STALE_SECONDS = 48 * 3600  # the age under which nothing is ever deleted
@@ -87,11 +87,11 @@ class LocalStorage:
             raise self._translated(error, f"cannot write {name}") from error
 
     def get(self, name: str) -> bytes:
-        """The whole object. Raises ObjectMissing, StorageError."""
+        """The whole object. Raises ObjectMissing, ObjectDamaged, StorageError."""
         path = self._path(name)
         try:
             with path.open("rb", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size
+                size = check_size(name, os.fstat(file.fileno()).st_size)
                 data = file.read(size)
                 while len(data) < size and (more := file.read(size - len(data))):
                     data += more

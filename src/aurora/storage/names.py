@@ -6,7 +6,7 @@ all of them take, so a repository can be copied anywhere.
 
 import re
 
-from aurora.errors import StorageError
+from aurora.errors import ObjectDamaged, StorageError
 from aurora.storage.base import MAX_OBJECT, Buffer
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*\Z")
@@ -48,3 +48,16 @@ def check_data(name: str, data: Buffer) -> memoryview:
             context={"name": name, "size": view.nbytes},
         )
     return view
+
+
+def check_size(name: str, size: int) -> int:
+    """Return *size*, or raise ObjectDamaged when no object can be so large.
+
+    Asked before anything is read: what lies there may be larger than the memory.
+    """
+    if size > MAX_OBJECT:
+        raise ObjectDamaged(
+            f"object {name} is damaged: it has {size} bytes, none has more than {MAX_OBJECT}",
+            context={"name": name, "size": size},
+        )
+    return size

@@ -18,7 +18,7 @@ from aurora.errors import AuroraError, ObjectMissing, StorageError, StorageUnava
 from aurora.storage.addresses import Address
 from aurora.storage.base import Buffer, ObjectInfo
 from aurora.storage.foreign import ERRORS, Reply, bucket_missing, translated
-from aurora.storage.names import check_data, check_name, check_prefix
+from aurora.storage.names import check_data, check_name, check_prefix, check_size
 
 CREDENTIALS = {
     "s3": ("access_key_id", "secret_access_key", "session_token"),
@@ -73,11 +73,14 @@ class ObjectStorage:
         self._bucket_seen = True
 
     def get(self, name: str) -> bytes:
-        """The whole object, of the length that was promised. Raises ObjectMissing, StorageError."""
+        """The whole object, of the length that was promised.
+
+        Raises ObjectMissing, ObjectDamaged, StorageError.
+        """
         key = self._base + check_name(name)
         try:
             answer = obstore.get(self._reader, key)
-            size = answer.meta["size"]
+            size = check_size(name, answer.meta["size"])
             data = bytes(answer.bytes())
         except ERRORS as error:
             raise self._missing_or(error, f"read {name}", name) from None

@@ -7,6 +7,7 @@ compared with the backup.
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -15,10 +16,11 @@ import psycopg
 from aurora.engines.base import BufferSource, Sequence_, Snapshot, Table, TableData
 from aurora.engines.logical.checks import CheckReport, check_database
 from aurora.engines.logical.copyin import load_tables, plan_loads
+from aurora.engines.logical.entries import is_event_trigger
 from aurora.engines.logical.export import progress_of
 from aurora.engines.logical.largeobjects import load_large_objects
 from aurora.engines.logical.names import Connection, literal, pin_output, quoted, shown
-from aurora.engines.logical.schema import Archive
+from aurora.engines.logical.schema import Archive, Entry
 from aurora.errors import TargetRefused
 from aurora.events import EventSink, PhaseBegun, PhaseEnded
 from aurora.postgres.errors import translated
@@ -63,11 +65,14 @@ def build_database(
     """
     built = Built()
 
-    def section(name: str, words: str, parallel: int) -> None:
+    def section(
+        name: str, words: str, parallel: int, entries: Sequence[Entry] | None = None
+    ) -> None:
         with _phase(sink, words):
             refused = archive.restore(
-                dsn, target_major=target_major, section=name, jobs=parallel, cancel=cancel
-            )
+                dsn, target_major=target_major, section=name, entries=entries, jobs=parallel,
+                cancel=cancel,
+            )  # fmt: skip
             built.refusals += [str(refusal) for refusal in refused]
 
     section("pre-data", "making the schema", 1)
@@ -94,17 +99,29 @@ def build_database(
                     conn, snapshot.large_objects, source, progress_of("large objects", sink)
                 )
         set_sequences(conn, snapshot.sequences)
-        # Before the indexes: their builds, and checks of foreign keys, plan by statistics.
-        section("post-data", "making indexes, constraints and triggers", jobs)
-        with _phase(sink, "refreshing materialized views and statistics"):
-            built.refusals += refresh_views(conn, snapshot.tables)
+        # Last of all what fires at statements like ours.
+        listing = archive.listing()
+        watching = [entry for entry in listing if is_event_trigger(entry)]
+        rest = [entry for entry in listing if entry not in watching] if watching else None
+        section("post-data", "making indexes, constraints and triggers", jobs, rest)
+        if any(table.kind == "m" for table in snapshot.tables):
+            with _phase(sink, "refreshing materialized views"):
+                built.refusals += refresh_views(conn, snapshot.tables)
+        if watching:
+            section("post-data", "making event triggers", 1, watching)
+        # Statistics while the rows are checked: neither waits for the other's locks, and
+        # ANALYZE, one table after the other, leaves the other processors idle.
+        with (
+            _phase(sink, "checking every row", sum(t.sized for t in tables if t.has_rows)),
+            ThreadPoolExecutor(1, thread_name_prefix="statistics") as aside,
+        ):
+            statistics = aside.submit(collect_statistics, conn, snapshot.tables)
+            built.check = check_database(
+                dsn, snapshot, data, jobs=jobs, chunk_bytes=chunk_bytes,
+                progress=progress_of("checking every row", sink), cancel=cancel,
+            )  # fmt: skip
             with translated("target", doing="collecting statistics"):
-                collect_statistics(conn, snapshot.tables)
-    with _phase(sink, "checking every row", sum(t.sized for t in tables if t.has_rows)):
-        built.check = check_database(
-            dsn, snapshot, data, jobs=jobs, chunk_bytes=chunk_bytes,
-            progress=progress_of("checking every row", sink), cancel=cancel,
-        )  # fmt: skip
+                statistics.result()
     return built
 
 

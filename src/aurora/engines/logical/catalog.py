@@ -4,7 +4,7 @@ Everything here is a plain read in whatever transaction the connection is in; th
 snapshot calls it before and after locking, to see that nothing changed in between.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any, cast
 
 from aurora.engines.base import Column, DatabaseFacts, Sequence_, Table
@@ -33,7 +33,12 @@ SELECT c.oid::bigint, n.nspname, c.relname, c.relkind, pg_catalog.pg_get_userbyi
        pg_catalog.has_table_privilege(c.oid, 'SELECT')
          AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
        c.relkind = 'r' AND pg_catalog.row_security_active(c.oid),
-       c.reltype::bigint
+       c.reltype::bigint,
+       -- enums, and arrays, ranges and rows that may hold them, hash by oids
+       EXISTS (SELECT FROM pg_catalog.pg_partitioned_table p
+               JOIN pg_catalog.pg_opclass o ON o.oid = ANY (p.partclass::oid[])
+               JOIN pg_catalog.pg_type y ON y.oid = o.opcintype AND y.typtype = 'p'
+               WHERE p.partrelid = c.oid AND p.partstrat = 'h')
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam
@@ -63,7 +68,8 @@ ORDER BY a.attrelid, a.attnum
 _SEQUENCES = """
 SELECT c.oid::bigint, n.nspname, c.relname, COALESCE(d.refobjid::bigint, 0),
        pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
-         AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+         AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
+       COALESCE(d.deptype = 'i', false)
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_depend d
@@ -73,7 +79,9 @@ WHERE c.relkind = 'S' AND c.relpersistence <> 't'
   AND n.nspname NOT IN ('pg_catalog', 'information_schema')
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e
                   WHERE e.classid = 'pg_catalog.pg_class'::regclass AND e.objid = c.oid
-                    AND e.deptype = 'e')
+                    AND e.deptype = 'e'
+                    AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension x
+                                    WHERE c.oid = ANY (x.extconfig)))
 ORDER BY c.oid
 """
 
@@ -170,14 +178,14 @@ def read_catalog(conn: Connection, *, measure: Iterable[int] = ()) -> Catalog:
     unreadable: dict[int, str] = {}
     for row in _rows(conn, _TABLES, {"measure": list(measure)}):
         (oid, schema, name, kind, owner, persistence, is_partition, populated, extension) = row[:9]
-        (condition, sized, main, heap, parents, readable, secured, _) = row[9:]
+        (condition, sized, main, heap, parents, readable, secured, _, reshuffles) = row[9:]
         tables.append(
             Table(
                 oid, schema, name, kind, owner, tuple(columns.get(oid, ())),
                 persistence=persistence, parents=tuple(parents), is_partition=is_partition,
                 extension=extension, condition=condition, populated=populated,
                 sized=sized or 0, blocks=(main or 0) // block_size, block_size=block_size,
-                heap=heap,
+                heap=heap, reshuffles=reshuffles,
             )
         )  # fmt: skip
         if not readable:
@@ -190,28 +198,34 @@ def read_catalog(conn: Connection, *, measure: Iterable[int] = ()) -> Catalog:
     return Catalog(tables, unreadable, fingerprint)
 
 
-def read_sequences(conn: Connection, only: Iterable[int] | None = None) -> list[Sequence_]:
-    """Every sequence with its position now: sequences know no snapshot."""
-    wanted = None if only is None else set(only)
-    listed = [row for row in _rows(conn, _SEQUENCES) if wanted is None or row[0] in wanted]
+def read_sequences(conn: Connection, *, left_out: Container[int] = ()) -> list[Sequence_]:
+    """Every sequence with its position now: sequences know no snapshot.
+
+    The identities of *left_out* tables go with them; pg_dump keeps their other sequences.
+    """
+    readable = [
+        row for row in _rows(conn, _SEQUENCES) if row[4] and not (row[5] and row[3] in left_out)
+    ]
     found: list[Sequence_] = []
-    for start in range(0, len(listed), 200):
-        batch = [row for row in listed[start : start + 200] if row[4]]
-        if not batch:
-            continue
+    for start in range(0, len(readable), 200):
+        batch = readable[start : start + 200]
         query = " UNION ALL ".join(
             f"SELECT {index}, last_value, is_called FROM {quoted(row[1], row[2])}"
             for index, row in enumerate(batch)
         )
         for index, last_value, is_called in _rows(conn, query):
-            oid, schema, name, table, _ = batch[index]
+            oid, schema, name, table = batch[index][:4]
             found.append(Sequence_(oid, schema, name, last_value, is_called, table=table))
     return found
 
 
-def unreadable_sequences(conn: Connection) -> list[str]:
-    """Names of the sequences whose position the role may not read."""
-    return [f"{row[1]}.{row[2]}" for row in _rows(conn, _SEQUENCES) if not row[4]]
+def unreadable_sequences(conn: Connection, *, left_out: Container[int] = ()) -> list[str]:
+    """Names of the sequences whose position the role may not read, but for *left_out* tables'."""
+    return [
+        f"{schema}.{name}"
+        for _, schema, name, table, readable, _ in _rows(conn, _SEQUENCES)
+        if not readable and table not in left_out
+    ]
 
 
 def read_members(conn: Connection, oids: Sequence[int]) -> dict[str, int]:

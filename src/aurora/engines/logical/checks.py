@@ -21,6 +21,7 @@ from aurora.engines.logical.catalog import read_not_valid, read_sequences
 from aurora.engines.logical.copyout import count_rows, where_of, work_name
 from aurora.engines.logical.names import Connection as ControlConnection
 from aurora.engines.logical.names import shown
+from aurora.engines.logical.partitions import Unit, units
 from aurora.engines.logical.ranges import Group, Work, plan_work
 from aurora.engines.logical.snapshot import hold_snapshot
 from aurora.engines.logical.workers import Connection, Shared, run_workers
@@ -83,11 +84,11 @@ def check_database(
         tables = [table for key, table in there.items() if key in wanted]
         shared = Shared(dsn, held.exported, held.facts.version_num, cancel, side="target")
         found = _sums(shared, tables, chunk_bytes, jobs, progress)
-        for key, data_expected in sorted(wanted.items()):
-            table = there.get(key)
-            report.tables.append(
-                _compare(shown(*key), data_expected, found.get(table.oid) if table else None)
-            )
+        oids = {key: table.oid for key, table in there.items()}
+        for unit in units(expected.tables, data):
+            keys = [oids.get((t.schema, t.name)) for t in unit.members]
+            report.tables.append(_compare(unit, [found[oid] for oid in keys if oid in found]))
+        report.tables.sort(key=lambda check: check.table)
         report.problems += [_words(check) for check in report.tables if not check.same]
         report.problems += check_sequences(held.connection, expected.sequences)
         report.sequences = len(expected.sequences)
@@ -99,7 +100,7 @@ def _sums(
     shared: Shared, tables: Sequence[Table], chunk_bytes: int, jobs: int, progress: Progress
 ) -> dict[int, RowsSum]:
     """Rows and checksum of each table, by oid."""
-    work, _ = plan_work(tables, chunk_bytes=8 * chunk_bytes)
+    work, _ = plan_work(tables, chunk_bytes=2 * chunk_bytes)
 
     async def count(connection: Connection, item: Work) -> list[tuple[int, RowsSum]]:
         if isinstance(item, Group):
@@ -116,11 +117,11 @@ def _sums(
     return {oid: total_rows(parts) for oid, parts in sums.items()}
 
 
-def _compare(name: str, expected: TableData, found: RowsSum | None) -> TableCheck:
-    # Of rows that were merged only the number is known.
-    sums = found is not None and (not expected.sum or found.sum == expected.sum)
-    same = found is not None and found.rows == expected.rows and sums
-    return TableCheck(name, expected.rows, found.rows if found else None, same)
+def _compare(unit: Unit, found: Sequence[RowsSum]) -> TableCheck:
+    name = shown(unit.table.schema, unit.table.name)
+    if len(found) < len(unit.members):
+        return TableCheck(name, unit.rows, None, same=False)
+    return TableCheck(name, unit.rows, total_rows(found).rows, unit.matches(found))
 
 
 def _words(check: TableCheck) -> str:

@@ -39,6 +39,15 @@ def row_hash(columns: Sequence[Column]) -> str:
     return f"pg_catalog.hash_record_extended(ROW({', '.join(stored)}), 0)"
 
 
+def rows_kind(columns: Sequence[Column]) -> str:
+    """What rows of equal COPY text must share to have equal sums: types, and how they are hashed.
+
+    A 1 has one hash as an integer, another as a numeric or a text.
+    """
+    types = [column.type for column in columns if not column.generated]
+    return f"{row_hash(columns)} {types}"
+
+
 def _hashed(column: Column) -> str:
     name = quoted(column.name)
     base = re.sub(r"\([\d,-]*\)", "", column.type)

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 
 from aurora.engines.base import BufferSource, Extent, Progress, Table, TableData
 from aurora.engines.logical.names import Connection, quoted, settings_sql, shown
+from aurora.engines.logical.partitions import gated, gates
 from aurora.errors import Cancelled, IntegrityError
 from aurora.postgres.errors import is_disconnect, translate, translated
 from aurora.postgres.server import open_control
@@ -41,13 +44,15 @@ class Load:
 
 
 def plan_loads(
-    tables: Sequence[Table], data: Sequence[TableData], *, at_most: int = 64 << 20
+    tables: Sequence[Table], data: Sequence[TableData], *, at_most: int = 16 << 20
 ) -> list[Load]:
     """COPYs that bring in *data*, biggest tables first, small neighbours of one buffer together.
 
-    Ranges of one table are joined up to *at_most* bytes, for fewer transactions.
+    Ranges of one table are joined up to *at_most* bytes: few enough transactions, and no worker
+    is left with a long one while the others have nothing more to do.
     """
-    by_oid = {table.oid: table for table in tables}
+    through = gates(tables)
+    by_oid = {table.oid: gated(table, through.get(table.oid)) for table in tables}
     loads: list[Load] = []
     for found in sorted(data, key=_load_order):
         table = by_oid.get(found.oid)
@@ -164,7 +169,16 @@ def open_loader(dsn: str, encoding: str) -> Connection:
         conn.execute("SET synchronous_commit = off")
         if encoding == "SQL_ASCII":
             conn.execute("SET client_encoding = 'SQL_ASCII'")
+            for type_ in ("text", "name", '"char"'):  # psycopg would give bytes
+                conn.adapters.register_loader(type_, _AnyText)
     return conn
+
+
+class _AnyText(Loader):
+    """Text of no known encoding."""
+
+    def load(self, data: Buffer) -> str:
+        return bytes(data).decode(errors="surrogateescape")
 
 
 CopyRows = Callable[[Connection, Load, BufferSource, ThreadPoolExecutor, threading.Event], None]

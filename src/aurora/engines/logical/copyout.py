@@ -1,12 +1,18 @@
 """Reading tables: COPY of block ranges, and what each range's rows sum up to.
 
+Who waits to change a table waits for the coordinator, which has it locked; and a worker
+that comes to that table then waits behind both. Such a table's rest is read by the
+coordinator itself.
+
 A buffer is never taken apart into rows in Python: asyncpg hands over many rows at once
 from C, and the server counts and hashes them (see ``checksum.py``), unless the range is
 the very one of an earlier backup.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import asyncpg
 
@@ -20,12 +26,18 @@ from aurora.engines.base import (
     TableData,
     total_rows,
 )
-from aurora.engines.logical.checksum import row_hash, rows_sum, sum_query
+from aurora.engines.logical.checksum import rows_kind, rows_sum, sum_query
+from aurora.engines.logical.names import Connection as ControlConnection
 from aurora.engines.logical.names import quoted, shown
 from aurora.engines.logical.ranges import BlockRange, Group, Work
-from aurora.engines.logical.workers import Connection, Shared, run_workers
+from aurora.engines.logical.workers import Connection, Shared, begin_reading, run_workers
 from aurora.errors import AuroraError, SourceChanged, SourceUnsupported
+from aurora.postgres.errors import translated
 
+# asyncpg wakes for whatever has arrived, often a few kB, and each wake costs as much as 50 kB
+# do. A moment's patience gathers more: a third less CPU for the same bytes, none lost in time.
+_SMALL_PIECE = 128 << 10
+_PATIENCE = 0.001  # seconds
 PIECE_BYTES = 32 << 20  # a single row larger than a chunk is parted into pieces of this size
 
 Found = list[tuple[int, list[Extent]]]
@@ -36,10 +48,37 @@ class Reading:
     """What all workers of one run share."""
 
     shared: Shared
+    coordinator: ControlConnection  # holds the snapshot and every table's lock
     store: BufferStore
     chunk_bytes: int
     lengths: dict[int, int]  # blocks in a range, by table
     progress: Progress
+
+
+class _Coordinator:
+    """The coordinator's own session in the shape of a worker's."""
+
+    def __init__(self, connection: ControlConnection) -> None:
+        self._connection = connection
+
+    async def copy_from_query(
+        self,
+        query: str,
+        *,
+        output: Callable[[bytes], Coroutine[Any, Any, None]],
+        timeout: None,  # noqa: ASYNC109, ARG002 - as asyncpg has it
+    ) -> str:
+        with self._connection.cursor() as cursor:
+            with cursor.copy(f"COPY ({query}) TO STDOUT".encode()) as copy:
+                for data in copy:
+                    await output(bytes(data))
+            return f"COPY {cursor.rowcount}"
+
+    async def fetchrow(self, query: str) -> tuple[Any, ...] | None:
+        return self._connection.execute(query.encode()).fetchone()
+
+
+Session = Connection | _Coordinator
 
 
 def read_tables(reading: Reading, work: Sequence[Work], *, jobs: int) -> list[TableData]:
@@ -51,21 +90,40 @@ def read_tables(reading: Reading, work: Sequence[Work], *, jobs: int) -> list[Ta
         Cancelled: the run was stopped from outside.
     """
 
+    held_up: list[Work] = []
+    queued: set[int] = set()  # oids of tables that somebody waits to change
+
     async def do(connection: Connection, item: Work) -> Found:
-        if isinstance(item, Group):
-            return await _read_group(reading, connection, item)
-        return [(item.table.oid, await _read_range(reading, connection, item))]
+        oids = {table.oid for table in tables_of(item)}
+        if oids.isdisjoint(queued):
+            try:
+                return await _read(reading, connection, item)
+            except asyncpg.LockNotAvailableError:
+                queued.update(oids)
+                await connection.execute("ROLLBACK")
+                await begin_reading(connection, reading.shared)
+        held_up.append(item)
+        return []
 
     found = run_workers(reading.shared, work, do, jobs=jobs, name=work_name, explain=_explained)
-    extents: dict[int, list[Extent]] = {
-        table.oid: []
-        for item in work
-        for table in (item.tables if isinstance(item, Group) else (item.table,))
-    }
+    found += [_read_through_coordinator(reading, item) for item in held_up]
+    extents: dict[int, list[Extent]] = {table.oid: [] for item in work for table in tables_of(item)}
     for done in found:
         for oid, more in done:
             extents[oid] += more
     return [_table_data(oid, extents[oid], reading.lengths.get(oid, 0)) for oid in sorted(extents)]
+
+
+async def _read(reading: Reading, connection: Session, item: Work) -> Found:
+    if isinstance(item, Group):
+        return await _read_group(reading, connection, item)
+    return [(item.table.oid, await _read_range(reading, connection, item))]
+
+
+def _read_through_coordinator(reading: Reading, item: Work) -> Found:
+    reading.shared.raise_if_cancelled()
+    with translated("source", doing=f"reading {work_name(item)}"):
+        return asyncio.run(_read(reading, _Coordinator(reading.coordinator), item))
 
 
 def _table_data(oid: int, extents: list[Extent], length: int) -> TableData:
@@ -83,14 +141,14 @@ def where_of(item: BlockRange) -> str:
     return where if item.end is None else f"{where} AND ctid < '({item.end},0)'"
 
 
-async def count_rows(connection: Connection, table: Table, where: str) -> RowsSum:
+async def count_rows(connection: Session, table: Table, where: str) -> RowsSum:
     """Rows and checksum, as the connection's snapshot sees them."""
     relation = f"ONLY {quoted(table.schema, table.name)}"
     row = await connection.fetchrow(sum_query(relation, table.columns, where))
     return rows_sum(*row) if row else RowsSum()
 
 
-async def _read_range(reading: Reading, connection: Connection, item: BlockRange) -> list[Extent]:
+async def _read_range(reading: Reading, connection: Session, item: BlockRange) -> list[Extent]:
     stored: list[Stored] = []
     where = where_of(item)
     rows = await _copy(
@@ -115,7 +173,7 @@ async def _read_range(reading: Reading, connection: Connection, item: BlockRange
 
 async def _counted(
     reading: Reading,
-    connection: Connection,
+    connection: Session,
     table: Table,
     where: str,
     rows: int,
@@ -123,7 +181,7 @@ async def _counted(
     offset: int = 0,
 ) -> RowsSum:
     """The sum of what was just read; from memory where an earlier backup read the same."""
-    found = reading.store.recall(row_hash(table.columns), stored, offset)
+    found = reading.store.recall(rows_kind(table.columns), stored, offset)
     if found is None or found.rows != rows:
         found = await count_rows(connection, table, where)
     if found.rows != rows:
@@ -136,7 +194,7 @@ async def _counted(
     return found
 
 
-async def _read_group(reading: Reading, connection: Connection, item: Group) -> Found:
+async def _read_group(reading: Reading, connection: Session, item: Group) -> Found:
     """Small tables one after the other into shared buffers."""
     limit = 2 * reading.chunk_bytes
     done: Found = []
@@ -179,7 +237,7 @@ async def _read_group(reading: Reading, connection: Connection, item: Group) -> 
 
 async def _copy(
     reading: Reading,
-    connection: Connection,
+    connection: Session,
     table: Table,
     where: str,
     emit: Callable[[bytes], None],
@@ -191,6 +249,8 @@ async def _copy(
         reading.shared.raise_if_cancelled()
         for text in cutter.add(data):
             emit(text)
+        if len(data) < _SMALL_PIECE < cutter.size:  # never for what comes in one piece anyway
+            await asyncio.sleep(_PATIENCE)
 
     columns = ", ".join(quoted(name) for name in table.copy_columns)
     query = f"SELECT {columns} FROM ONLY {quoted(table.schema, table.name)} {where}"
@@ -239,6 +299,11 @@ class _Cutter:
 
     def rest(self) -> bytes:
         return b"".join(self.held)
+
+
+def tables_of(item: Work) -> tuple[Table, ...]:
+    """The tables that a piece of work reads."""
+    return item.tables if isinstance(item, Group) else (item.table,)
 
 
 def work_name(item: Work) -> str:

@@ -137,6 +137,13 @@ def entries_of_schema(listing: Sequence[Entry], archive: Archive, schema: str) -
     return []
 
 
+def is_event_trigger(entry: Entry) -> bool:
+    """Whether the entry makes an event trigger, or is about one."""
+    return entry.kind == "EVENT TRIGGER" or (
+        entry.kind in _ABOUT and entry.tag.startswith("- EVENT TRIGGER ")
+    )
+
+
 def attaches(entry: Entry, table: Table) -> bool:
     """Whether the entry makes *table* a partition of its parent."""
     return entry.kind == "TABLE ATTACH" and entry.tag == _tag(table, table.name)

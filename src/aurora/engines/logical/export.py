@@ -2,8 +2,9 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from aurora.engines.base import (
     Buffer,
@@ -29,10 +30,12 @@ from aurora.engines.logical.schema import dump_schema
 from aurora.engines.logical.snapshot import HeldSnapshot, hold_snapshot
 from aurora.engines.logical.system import dump_globals
 from aurora.engines.logical.workers import Shared
-from aurora.errors import SourcePrivilege
+from aurora.errors import Cancelled, SourcePrivilege
 from aurora.events import Advanced, EventSink, PhaseBegun, PhaseEnded
 from aurora.postgres.errors import translated
 from aurora.units import format_count
+
+_WORKERS_LOCK_TIMEOUT = 1.0  # seconds; then the coordinator, which has the lock, reads instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ def export(
         _refuse_unreadable_sequences(held)
         with ThreadPoolExecutor(1, thread_name_prefix="schema") as aside:
             schema = aside.submit(_read_schema, dsn, store, held, options, cancel)
+            schema.add_done_callback(lambda done: _cancel_after(done, cancel))
             try:
                 large_objects = (
                     read_large_objects(held.connection, store, cancel)
@@ -86,8 +90,10 @@ def export(
                     references = read_references(held.connection)
                     views = read_views(held.connection)
                     not_valid = read_not_valid(held.connection)
-            except BaseException:
+            except BaseException as error:
                 cancel.set()
+                if isinstance(error, Cancelled):  # by the schema's failure, it may be
+                    schema.result()
                 raise
         snapshot = Snapshot(
             source=held.source,
@@ -103,9 +109,15 @@ def export(
     return snapshot, data
 
 
+def _cancel_after(done: Future[Any], cancel: threading.Event) -> None:
+    """No long work for a backup that has failed."""
+    if done.exception() is not None:
+        cancel.set()
+
+
 def _refuse_unreadable_sequences(held: HeldSnapshot) -> None:
     with translated("source", doing="listing the sequences"):
-        names = unreadable_sequences(held.connection)
+        names = unreadable_sequences(held.connection, left_out=held.left_out)
     if names:
         raise SourcePrivilege(
             f"the role may not read {len(names)} sequences: {', '.join(names[:20])}",
@@ -125,6 +137,7 @@ def _read_schema(
         dsn,
         server_major=held.facts.major,
         snapshot=held.exported,
+        encoding=held.facts.encoding,
         skip=held.skipped,
         lock_timeout=options.lock_timeout,
         cancel=cancel,
@@ -159,8 +172,10 @@ def _read_rows(
     tables = sum(1 for table in wanted if table.has_rows)
     sink(PhaseBegun("reading rows", total))
     progress = progress_of("reading rows", sink)
-    shared = Shared(dsn, held.exported, held.facts.version_num, cancel)
-    reading = Reading(shared, store, options.chunk_bytes, lengths, progress)
+    shared = Shared(
+        dsn, held.exported, held.facts.version_num, cancel, lock_timeout=_WORKERS_LOCK_TIMEOUT
+    )
+    reading = Reading(shared, held.connection, store, options.chunk_bytes, lengths, progress)
     data = read_tables(reading, work, jobs=options.jobs)
     rows = sum(found.rows for found in data)
     sink(PhaseEnded("reading rows", f"{format_count(rows)} rows of {format_count(tables)} tables"))

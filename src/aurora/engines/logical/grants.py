@@ -14,6 +14,10 @@ _PRIVILEGES = {
 _ITEM = re.compile(r'^(?P<grantee>"(?:[^"]|"")*"|[^=]*)=(?P<privileges>[a-zA-Z*]*)/')
 
 
+def _plain(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
 def grant_statements(target: str, acl: tuple[str, ...], owner: str) -> list[str]:
     """The statements that give *target* (``DATABASE "x"``) exactly *acl*.
 
@@ -28,7 +32,7 @@ def grant_statements(target: str, acl: tuple[str, ...], owner: str) -> list[str]
         if match is None:
             continue
         name = match["grantee"]
-        grantee = "PUBLIC" if not name else quoted(name.strip('"').replace('""', '"'))
+        grantee = "PUBLIC" if not name else quoted(_plain(name))
         plain: list[str] = []
         grantable: list[str] = []
         for letter, star in re.findall(r"([a-zA-Z])(\*?)", match["privileges"]):

@@ -20,6 +20,7 @@ from aurora.engines.base import BufferSource, Progress, Table, TableData
 from aurora.engines.logical.copyin import Load, copy_rows, fetch_ahead, load_tables, plan_loads
 from aurora.engines.logical.lastrows import Changed, CountedTable, KeyedTable, Log, digest
 from aurora.engines.logical.names import Connection, quoted, shown
+from aurora.engines.logical.partitions import gated, gates
 from aurora.errors import Cancelled, IntegrityError, ObjectDamaged
 
 _BATCH = 256 << 10  # bytes of final rows handed to COPY at once
@@ -65,7 +66,8 @@ class MergedRows:
         self._run(dsn, plan_loads(tables, base), cancel, self._copy_base)
         for rows in self._filters.values():
             rows.finish()
-        finals = [Load(there[oid], ()) for oid in self._filters]
+        through = gates(tables)
+        finals = [Load(gated(there[oid], through.get(oid)), ()) for oid in self._filters]
         self._run(dsn, finals, cancel, self._copy_final)
         self.final_rows = sum(self._added.values())
         return [self._expected(d) for d in self._with_new(changed) if d.oid in there]

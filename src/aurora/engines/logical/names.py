@@ -15,6 +15,8 @@ OUTPUT_SETTINGS = {
     "extra_float_digits": "1",
     "bytea_output": "hex",
     "xmloption": "content",
+    "lc_monetary": "C",
+    "array_nulls": "on",
     "search_path": "",
     "row_security": "off",
     "quote_all_identifiers": "off",

@@ -6,7 +6,8 @@ everybody at its commit, after they were compared with the backup, or not at all
 
 import re
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -25,12 +26,21 @@ from aurora.engines.logical.checksum import row_hash, rows_sum, sum_query
 from aurora.engines.logical.copyin import Load, copy_rows
 from aurora.engines.logical.entries import attaches, attaches_index
 from aurora.engines.logical.names import Connection, literal, quoted, shown
+from aurora.engines.logical.partitions import gated, gates, units
 from aurora.engines.logical.schema import Archive, Entry
 from aurora.errors import CheckFailed, TargetRefused
 from aurora.postgres.errors import translated
 
 # Entries without which the table is not the table; others may be refused and are told.
 _ESSENTIAL = {"TABLE", "TABLE ATTACH", "DEFAULT", "CONSTRAINT", "INDEX", "ROW SECURITY", "POLICY"}
+
+_VIEWS = ("VIEW", "MATERIALIZED VIEW")
+_ABOUT = ("ACL", "COMMENT", "SECURITY LABEL")
+
+_LOCK_TRIES = 60
+_LOCK_TRY_MS = 400  # below deadlock_timeout: it is we who give way
+_LOCK_PAUSE = 0.6  # seconds
+_ROW_LOCK_TIMEOUT = "60s"  # for what COPY waits for: rows that others are changing
 
 
 @dataclass(slots=True)
@@ -43,7 +53,7 @@ class TableOutcome:
 
 
 _HEADER = re.compile(
-    r"^--\n-- Name: (?P<name>.*); Type: (?P<type>[A-Z ]+); Schema: .*; Owner: .*\n--\n",
+    r"^--\n-- Name: (?P<name>.*); Type: (?P<type>[A-Z ]+); Schema: (?P<schema>.*); Owner: .*\n--\n",
     re.MULTILINE,
 )
 
@@ -53,22 +63,46 @@ class Part:
     """One entry of a script."""
 
     kind: str
+    schema: str
     name: str
     sql: str
 
 
-def split_script(script: str, *, version_num: int) -> list[Part]:
-    """A script of table entries taken apart; the settings before them come first."""
-    text = re.sub(r"^\\(un)?restrict \S+$", "", script, flags=re.MULTILINE)
-    if version_num < 170000:
-        text = text.replace("SET transaction_timeout = 0;\n", "", 1)
-    parts: list[Part] = []
-    position, kind, name = 0, "SETTINGS", ""
-    for match in _HEADER.finditer(text):
-        parts.append(Part(kind, name, text[position : match.start()]))
-        position, kind, name = match.end(), match["type"].strip(), match["name"]
-    parts.append(Part(kind, name, text[position:]))
-    return [part for part in parts if part.sql.strip()]
+def split_script(script: str, kinds: Sequence[str]) -> list[Part] | None:
+    """The script of entries of these *kinds* taken apart; the settings before them come first.
+
+    None where the heads are not theirs: a comment may hold what looks like the head of an
+    entry, and what follows there must never be run. One entry alone is whatever follows the
+    first head.
+    """
+    heads = list(_HEADER.finditer(script))
+    if len(kinds) == 1:
+        del heads[1:]
+    elif [head["type"].strip() for head in heads] != list(kinds):
+        return None
+    starts = [0, *(head.end() for head in heads)]
+    ends = [*(head.start() for head in heads), len(script)]
+    texts = [script[start:end] for start, end in zip(starts, ends, strict=True)]
+    # psql's guard encloses the entries. Timeouts stay as they are: no lock is waited for without
+    # end, and older servers do not know them all.
+    texts[0] = re.sub(r"(?m)^(\\restrict .*|SET \w+_timeout = 0;)$", "", texts[0])
+    texts[-1] = re.sub(r"\n\\unrestrict \w+\s*\Z", "\n", texts[-1])
+    named = [(head["type"].strip(), head["schema"], head["name"]) for head in heads]
+    return [
+        Part(*words, text)
+        for words, text in zip([("SETTINGS", "", ""), *named], texts, strict=True)
+        if text.strip()
+    ]
+
+
+def _parts(archive: Archive, entries: Sequence[Entry]) -> Iterator[Part]:
+    """The script of *entries* in its parts."""
+    together = split_script(archive.script(entries), [entry.kind for entry in entries])
+    if together is not None:
+        yield from together
+        return
+    for entry in entries:
+        yield from split_script(archive.script([entry]), [entry.kind]) or ()
 
 
 def create_tables(
@@ -134,21 +168,36 @@ def _run_script(
     if not entries:
         return []
     made: list[str] = []
-    for part in split_script(archive.script(entries), version_num=conn.info.server_version):
+    kept: list[Part] = []  # views that were there: their grants and comments are the user's
+    for part in _parts(archive, entries):
+        if any(_is_of_view(part, view) for view in kept):
+            continue
         try:
-            with conn.transaction():
-                conn.execute(part.sql.encode())
-            if part.kind in ("VIEW", "MATERIALIZED VIEW", "FK CONSTRAINT"):
+            insist(conn, part.sql)
+            if part.kind in (*_VIEWS, "FK CONSTRAINT"):
                 made.append(f"{part.kind.lower()} {part.name}")
         except (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject) as error:
             if essential and part.kind in _ESSENTIAL:
                 raise _refused(part, error) from error
+            if part.kind in _VIEWS:
+                kept.append(part)
         except psycopg.Error as error:
             if conn.closed or (essential and part.kind in _ESSENTIAL):
                 raise _refused(part, error) from error
             said = error.diag.message_primary
             outcome.refusals.append(f"{part.kind} {part.name}: {said}")
     return made
+
+
+def _is_of_view(part: Part, view: Part) -> bool:
+    """Whether it grants or says something about *view*."""
+    if part.kind not in _ABOUT or part.schema != view.schema:
+        return False
+    return any(
+        part.name in (f"TABLE {form}", f"{view.kind} {form}")
+        or part.name.startswith(f"COLUMN {form}.")
+        for form in (view.name, quoted(view.name))
+    )
 
 
 def _refused(part: Part, error: psycopg.Error) -> TargetRefused:
@@ -166,7 +215,8 @@ def _load(
     source: BufferSource,
     cancel: threading.Event,
 ) -> int:
-    by_oid = {table.oid: table for table in tables}
+    through = gates(tables)
+    by_oid = {table.oid: gated(table, through.get(table.oid)) for table in tables}
     rows = 0
     with ThreadPoolExecutor(3, thread_name_prefix="fetch") as fetchers:
         for found in data:
@@ -181,14 +231,15 @@ def _load(
 
 def check_rows(conn: Connection, tables: Sequence[Table], data: Sequence[TableData]) -> None:
     """Compare what the transaction sees in *tables* with *data*. Raises CheckFailed."""
-    by_oid = {table.oid: table for table in tables}
-    for expected in data:
-        table = by_oid[expected.oid]
-        found = read_sum(conn, f"ONLY {quoted(table.schema, table.name)}", table.columns)
-        if (found.rows, found.sum) != (expected.rows, expected.sum):
+    for unit in units(tables, data):
+        found = [
+            read_sum(conn, f"ONLY {quoted(table.schema, table.name)}", table.columns)
+            for table in unit.members
+        ]
+        if not unit.matches(found):
             raise CheckFailed(
-                f"the rows loaded into {shown(table.schema, table.name)} are not the backup's "
-                f"({found.rows} rows, expected {expected.rows})",
+                f"the rows loaded into {shown(unit.table.schema, unit.table.name)} are not the "
+                f"backup's ({total_rows(found).rows} rows, expected {unit.rows})",
                 hint="Nothing was changed.",
             )
 
@@ -205,11 +256,24 @@ class Existing:
     """The table that is there, and what a swap of its rows has to put aside and back."""
 
     table: Table
+    partitioned: bool
     incoming: tuple[tuple[str, str, str], ...]  # (table as SQL, constraint, definition)
+    involved: tuple[str, ...]  # the other tables of those keys, as SQL
     triggers: tuple[tuple[str, str, str], ...]  # (table as SQL, trigger, tgenabled)
     rules: tuple[tuple[str, str, str], ...]
     forced_security: tuple[str, ...]  # tables as SQL
     comments: tuple[tuple[str, str, str], ...] = ()  # (table as SQL, constraint, comment)
+
+    @property
+    def relation(self) -> str:
+        """Its own rows as SQL: with its partitions', without those of tables that inherit."""
+        return relation_of(self.table, partitioned=self.partitioned)
+
+
+def relation_of(table: Table, *, partitioned: bool) -> str:
+    """The rows of *table* as SQL names them."""
+    name = quoted(table.schema, table.name)
+    return name if partitioned else f"ONLY {name}"
 
 
 # A key that refers to a partition's parent guards the partition too; it is dropped and made
@@ -222,7 +286,7 @@ WITH RECURSIVE up AS (
     SELECT p.oid, p.conparentid FROM pg_catalog.pg_constraint p JOIN up ON p.oid = up.conparentid
 )
 SELECT c.conrelid::regclass::text, c.conname, pg_catalog.pg_get_constraintdef(c.oid),
-       COALESCE(pg_catalog.obj_description(c.oid, 'pg_constraint'), '')
+       COALESCE(pg_catalog.obj_description(c.oid, 'pg_constraint'), ''), c.confrelid::regclass::text
 FROM pg_catalog.pg_constraint c JOIN up USING (oid) WHERE c.conparentid = 0 ORDER BY c.oid
 """
 # Parents first, and disabled ones too: what is done to a parent's trigger reaches its
@@ -242,8 +306,10 @@ WHERE c.relforcerowsecurity AND c.oid = ANY (%s::oid[])
 """
 
 
-def look_at_existing(conn: Connection, table: Table, tree: Sequence[int]) -> Existing:
-    """What hangs on *table*.
+def look_at_existing(
+    conn: Connection, table: Table, tree: Sequence[int], *, partitioned: bool
+) -> Existing:
+    """What hangs on *table*, which is locked: nothing more may come to hang on it.
 
     *tree* are the oids of it and of its partitions on the target, parents first.
     """
@@ -256,11 +322,13 @@ def look_at_existing(conn: Connection, table: Table, tree: Sequence[int]) -> Exi
         incoming = rows(_INCOMING)
         return Existing(
             table,
-            incoming=tuple((a, b, c) for a, b, c, _ in incoming),
+            partitioned,
+            incoming=tuple((a, b, c) for a, b, c, _, _ in incoming),
+            involved=tuple(dict.fromkeys(t for a, _, _, _, e in incoming for t in (e, a))),
             triggers=tuple((a, b, c) for a, b, c in rows(_TRIGGERS)),
             rules=tuple((a, b, c) for a, b, c in rows(_RULES)),
             forced_security=tuple(a for (a,) in rows(_FORCED)),
-            comments=tuple((a, b, d) for a, b, _, d in incoming if d),
+            comments=tuple((a, b, d) for a, b, _, d, _ in incoming if d),
         )
 
 
@@ -277,9 +345,9 @@ def replace_rows(
 ) -> int:
     """Swap the table's rows for the backup's, in the transaction *conn* is in.
 
-    Readers see the old rows until the commit (they wait only where foreign keys refer to
-    the table). Triggers and rules do not fire; foreign keys of others are put aside and
-    back, which checks them.
+    Since :func:`lock_for_replacing` nobody else writes. Readers see the old rows until the
+    commit (they wait only where foreign keys refer to the table). Triggers and rules do not
+    fire; foreign keys of others are put aside and back, which checks them.
 
     Raises:
         TargetRefused: a foreign key of another table does not hold with the backup's rows.
@@ -287,16 +355,45 @@ def replace_rows(
     """
     name = quoted(existing.table.schema, existing.table.name)
     aside = existing.incoming or existing.rules or existing.forced_security
-    mode = "ACCESS EXCLUSIVE" if aside else "EXCLUSIVE"
     with translated("target", doing=f"replacing the rows of {name}"):
-        _execute(conn, [f"LOCK TABLE {name} IN {mode} MODE", *_put_aside(existing)])
-        conn.execute(f"DELETE FROM {name}".encode())
+        if aside:
+            locked = (existing.relation, *existing.involved)
+            insist(conn, *(f"LOCK TABLE {one} IN ACCESS EXCLUSIVE MODE" for one in locked))
+        _execute(conn, _put_aside(existing))
+        conn.execute(f"DELETE FROM {existing.relation}".encode())
         through = [_through(existing.table, table) for table in tables]
         rows = _load(conn, through, data, source, cancel)
-        _check_tree(conn, existing.table, tables, data)
+        _check_tree(conn, existing.table, existing.relation, tables, data)
         conn.execute("SET CONSTRAINTS ALL IMMEDIATE")  # no table with a check ahead is altered
         _put_back(conn, existing)
     return rows
+
+
+def lock_for_replacing(conn: Connection, table: Table, *, partitioned: bool) -> None:
+    """Let nobody else write to the table until the end of the transaction; readers go on."""
+    with translated("target", doing=f"locking {shown(table.schema, table.name)}"):
+        insist(conn, f"LOCK TABLE {relation_of(table, partitioned=partitioned)} IN EXCLUSIVE MODE")
+
+
+def insist(conn: Connection, *statements: str) -> None:
+    """Run statements that need locks, in short tries, as a part of conn's transaction.
+
+    While a lock is waited for, all that come later queue behind, be it only to read: one
+    long try would stop the application for as long as an idle transaction lasts. After a
+    try that failed its locks are given back. Raises psycopg errors.
+    """
+    for attempt in range(_LOCK_TRIES):
+        try:
+            with conn.transaction():
+                conn.execute(f"SET LOCAL lock_timeout = '{_LOCK_TRY_MS}ms'".encode())
+                for statement in statements:
+                    conn.execute(statement.encode(errors="surrogateescape"))
+                conn.execute(f"SET LOCAL lock_timeout = '{_ROW_LOCK_TIMEOUT}'".encode())
+            return
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            if attempt == _LOCK_TRIES - 1:
+                raise
+        time.sleep(_LOCK_PAUSE)
 
 
 def _through(root: Table, table: Table) -> Table:
@@ -358,7 +455,7 @@ def _execute(conn: Connection, statements: Iterable[str]) -> None:
 
 
 def _check_tree(
-    conn: Connection, root: Table, tables: Sequence[Table], data: Sequence[TableData]
+    conn: Connection, root: Table, relation: str, tables: Sequence[Table], data: Sequence[TableData]
 ) -> None:
     """The whole tree at once: rows may lie in other partitions than in the backup."""
     by_oid = {table.oid: table for table in tables}
@@ -366,7 +463,7 @@ def _check_tree(
     # Partitions whose columns stand in different orders hash equal rows differently.
     comparable = len({row_hash(by_oid[found.oid].columns) for found in data}) <= 1
     expected = total_rows([RowsSum(found.rows, found.sum) for found in data])
-    found = read_sum(conn, quoted(root.schema, root.name), columns)
+    found = read_sum(conn, relation, columns)
     if found.rows != expected.rows or (comparable and found.sum != expected.sum):
         raise CheckFailed(
             f"the rows loaded into {shown(root.schema, root.name)} are not the backup's "
@@ -407,5 +504,5 @@ def create_copy(
         conn.execute(f"ALTER TABLE {full} ENABLE ROW LEVEL SECURITY".encode())
     new = Table(table.oid, schema, name, "r", table.owner, table.columns)
     rows = _load(conn, [_through(new, t) for t in tables], data, source, cancel)
-    _check_tree(conn, new, tables, data)
+    _check_tree(conn, new, full, tables, data)
     return rows

@@ -11,10 +11,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from psycopg.conninfo import make_conninfo
+
 from aurora.engines.base import SchemaArchive
-from aurora.errors import SourceError, SourcePrivilege, TargetError
+from aurora.errors import (
+    SourceChanged,
+    SourceError,
+    SourcePrivilege,
+    TargetError,
+    TargetUnreachable,
+)
 from aurora.postgres.conninfo import ConnInfo
-from aurora.postgres.tools import ToolSet, find_tools, run_tool
+from aurora.postgres.server import settled_for_programs
+from aurora.postgres.tools import ToolSet, find_tools, lost_connection, run_tool
 
 # Set by newer tools on servers that do not know it; they say so and go on.
 _HARMLESS = (
@@ -63,14 +72,18 @@ def dump_schema(
     *,
     server_major: int,
     snapshot: str,
+    encoding: str,
     skip: Sequence[str] = (),
     lock_timeout: float = 10.0,
     cancel: threading.Event | None = None,
 ) -> tuple[int, bytes]:
     """pg_dump's major version and its archive of the whole schema under *snapshot*.
 
+    The text in it is UTF-8, unless the database's *encoding* says that nobody knows.
+
     Raises:
         UsageError: no fitting pg_dump is installed.
+        SourceChanged: a session has a table locked, or waits to do so.
         SourceError: pg_dump failed.
     """
     tools = find_tools(at_least=server_major, need_tls=needs_tls(dsn))
@@ -78,26 +91,50 @@ def dump_schema(
         "--format=custom", "--compress=0", "--schema-only", "--no-password",
         f"--snapshot={snapshot}", f"--lock-wait-timeout={int(lock_timeout * 1000)}",
     ]  # fmt: skip
+    args.append(f"--encoding={'SQL_ASCII' if encoding == 'SQL_ASCII' else 'UTF8'}")
     args += [f"--exclude-table={_pattern(name)}" for name in skip]
     pieces: list[bytes] = []
     try:
-        run_tool(tools, "pg_dump", args, dsn=_plain(dsn), stdout=pieces.append, cancel=cancel)
+        run_tool(
+            tools,
+            "pg_dump",
+            args,
+            dsn=settled_for_programs(ConnInfo.parse(dsn)).dsn(),
+            stdout=pieces.append,
+            cancel=cancel,
+        )
     except SourceError as error:
         if "permission denied" in error.message:
             raise SourcePrivilege(error.message, hint=error.hint) from error
+        if "due to statement timeout" in error.message or "lock timeout" in error.message:
+            raise SourceChanged(
+                f"pg_dump waited {lock_timeout:g} s for a table that another session has locked, "
+                "or waits to change",
+                hint="Nothing was backed up. That session can go on now; run the backup again.",
+            ) from error
         raise
-    return tools.major, b"".join(pieces)
+    return tools.major, undated(b"".join(pieces))
+
+
+def undated(archive: bytes) -> bytes:
+    """The archive as if made on 1 January 2000: an unchanged schema is the same bytes.
+
+    The header is ``PGDMP``, the format's version (three bytes), sizes of int and offset,
+    the kind, the compression (a byte since 1.15, an int before), and the date as seven ints
+    from second to daylight saving. An int is a sign byte and its bytes, lowest first.
+    """
+    major, minor, size = archive[5], archive[6], archive[8]
+    if not archive.startswith(b"PGDMP") or major != 1 or size != 4:
+        return archive
+    start = 11 + (1 if minor >= 15 else 1 + size)
+    date = b"".join(b"\0" + value.to_bytes(size, "little") for value in (0, 0, 0, 1, 0, 100, 0))
+    return archive[:start] + date + archive[start + len(date) :]
 
 
 def _pattern(name: str) -> str:
     """A psql pattern that means exactly *name* (``schema.table``, quoted where needed)."""
     parts = re.findall(r'"(?:[^"]|"")*"|[^.]+', name)
     return ".".join(p if p.startswith('"') else f'"{p}"' for p in parts)
-
-
-def _plain(dsn: str) -> str:
-    """The DSN with everything the environment adds, so that every tool goes to one place."""
-    return ConnInfo.parse(dsn).settled().dsn()
 
 
 class Archive:
@@ -122,9 +159,9 @@ class Archive:
         return entries
 
     def script(self, entries: Iterable[Entry]) -> str:
-        """The SQL text of *entries* alone."""
+        """The SQL text of *entries* alone; bytes that are no UTF-8 stand as surrogates."""
         args = ["--file=-", f"--use-list={self._list_file(entries)}", str(self.path)]
-        return run_tool(self._tools(), "pg_restore", args).stdout.decode()
+        return run_tool(self._tools(), "pg_restore", args).stdout.decode(errors="surrogateescape")
 
     def restore(
         self,
@@ -146,7 +183,9 @@ class Archive:
             TargetError: pg_restore could not connect or read the archive.
         """
         args = [
-            f"--dbname={ConnInfo.parse(dsn).dbname}", "--no-password", f"--jobs={jobs}",
+            # As a connection string of its own: "a=b" would be read as one.
+            f"--dbname={make_conninfo('', dbname=ConnInfo.parse(dsn).dbname)}",
+            "--no-password", f"--jobs={jobs}",
         ]  # fmt: skip
         if section:
             args.append(f"--section={section}")
@@ -156,11 +195,17 @@ class Archive:
             self._tools(need_tls=needs_tls(dsn), prefer=target_major),
             "pg_restore",
             [*args, str(self.path)],
-            dsn=_plain(dsn),
+            dsn=settled_for_programs(ConnInfo.parse(dsn), what="target").dsn(),
             cancel=cancel,
             error=TargetError,
             accept=(0, 1),
         )
+        if done.status != 0 and lost_connection(done.stderr):
+            # Told like a refused statement, and all that comes after it is missing too.
+            raise TargetUnreachable(
+                "the connection to the target was lost while the schema was restored",
+                hint="Nothing of the live data was touched. Run the restore again.",
+            )
         refusals = parse_refusals(done.stderr)
         if done.status != 0 and not refusals and "errors ignored on restore" not in done.stderr:
             said = done.stderr.strip().splitlines() or ["it said nothing"]

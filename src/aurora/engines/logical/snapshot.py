@@ -48,7 +48,12 @@ class HeldSnapshot:
     def sequences(self) -> list[Sequence_]:
         """Every sequence's position now; call it after the rows were read."""
         with translated("source", doing="reading the sequences"):
-            return read_sequences(self.connection)
+            return read_sequences(self.connection, left_out=self.left_out)
+
+    @property
+    def left_out(self) -> set[int]:
+        """The oids of the skipped tables."""
+        return {table.oid for table in self.catalog.tables} - {table.oid for table in self.tables}
 
 
 @contextmanager
@@ -80,9 +85,7 @@ def hold_snapshot(
             if side == "source":
                 _refuse_unreadable(before, wanted)
             conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            locked = [
-                t for t in wanted if t.kind in ("r", "p") and t.oid not in before.unreadable
-            ]
+            locked = [t for t in wanted if t.kind in ("r", "p") and t.oid not in before.unreadable]
             try:
                 _lock(conn, locked, lock_timeout)
             except _GONE:
@@ -170,7 +173,7 @@ def _lock(conn: Connection, tables: Sequence[Table], timeout: float) -> None:
     # Foreign tables and views hold no rows of ours; pg_dump locks what it needs itself.
     names = [quoted(t.schema, t.name) for t in tables]
     # In force to the end: nothing that is asked later may wait for others without end.
-    conn.execute(f"SET LOCAL lock_timeout = '{int(timeout * 1000)}ms'".encode())
+    conn.execute(f"SET LOCAL lock_timeout = '{max(1, int(timeout * 1000))}ms'".encode())
     for start in range(0, len(names), _LOCK_BATCH):
         batch = names[start : start + _LOCK_BATCH]
         # ONLY: every partition and child is in the list itself.

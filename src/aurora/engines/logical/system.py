@@ -12,16 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from aurora.engines.base import DatabaseFacts
 from aurora.engines.logical.grants import grant_statements
 from aurora.engines.logical.names import Connection, literal, quoted
 from aurora.engines.logical.schema import needs_tls
 from aurora.postgres.conninfo import ConnInfo
-from aurora.postgres.server import ServerFacts
+from aurora.postgres.server import ServerFacts, settled_for_programs
 from aurora.postgres.tools import find_tools, run_tool
 
-# Settings whose value is a list of quoted names; it stands in the catalog as it is written.
+# Settings whose value is a list of names, quoted where they must be.
 # Source: GUC_LIST_QUOTE in PostgreSQL's guc tables.
 _LIST_SETTINGS = {
     "local_preload_libraries", "search_path", "session_preload_libraries",
@@ -51,17 +52,23 @@ def dump_globals(dsn: str, facts: ServerFacts, *, cancel: threading.Event | None
     """The cluster's roles, memberships and settings as SQL text."""
     tools = find_tools(at_least=facts.major, need_tls=needs_tls(dsn), programs=("pg_dumpall",))
     info = ConnInfo.parse(dsn).settled()
-    args = ["--globals-only", "--no-password", f"--database={info.dbname}"]
+    args = ["--globals-only", "--no-password", f"--dbname={make_conninfo('', dbname=info.dbname)}"]
+    if facts.encoding != "SQL_ASCII":
+        args.append("--encoding=UTF8")
     if not facts.role.superuser:
         args.append("--no-role-passwords")
-    return run_tool(tools, "pg_dumpall", args, dsn=info.dsn(), cancel=cancel).stdout
+    text = run_tool(
+        tools, "pg_dumpall", args, dsn=settled_for_programs(info).dsn(), cancel=cancel
+    ).stdout
+    # psql's guard is random each time; without it unchanged roles are the same bytes.
+    return re.sub(rb"^\\(un)?restrict \w+\n", b"", text, flags=re.MULTILINE)
 
 
 def statements(text: str) -> Iterator[str]:
     """The statements of a globals script, without comments and psql's own commands."""
     pending: list[str] = []
     quote = ""
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if not pending and (not line.strip() or line.startswith(("--", "\\"))):
             continue
         pending.append(line)
@@ -105,7 +112,7 @@ def apply_globals(conn: Connection, text: str) -> Applied:
             _run(conn, statement)
             done += 1
         except psycopg.Error as error:
-            refused.append(f"{_without_password(statement)}: {error.diag.message_primary}")
+            refused.append(f"{_without_values(statement)}: {error.diag.message_primary}")
             if statement.startswith("CREATE ROLE"):
                 created.discard(role)
     return Applied(done, tuple(refused), tuple(kept))
@@ -159,8 +166,12 @@ def _role_of(statement: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
-def _without_password(statement: str) -> str:
-    return re.sub(r"PASSWORD '(?:[^']|'')*'", "PASSWORD '…'", statement)
+def _without_values(statement: str) -> str:
+    """For a report: no password, and no value of a setting, which may be a secret too."""
+    told = re.sub(r"PASSWORD '(?:[^']|'')*'", "PASSWORD '…'", statement)
+    return re.sub(
+        rf"(?s)^(ALTER .*? SET (?:{_IDENTIFIER})(?:\.{_IDENTIFIER})* TO ).*", r"\1…", told
+    )
 
 
 def create_database_sql(name: str, facts: DatabaseFacts, *, target_version: int) -> str:
@@ -188,22 +199,27 @@ def create_database_sql(name: str, facts: DatabaseFacts, *, target_version: int)
 
 
 def database_statements(name: str, facts: DatabaseFacts) -> list[str]:
-    """What gives database *name* the properties in *facts*: owner, grants, settings."""
+    """What gives database *name* the properties in *facts*: owner, grants, settings; no comment."""
     target = f"DATABASE {quoted(name)}"
     found = []
-    if facts.comment:
-        found.append(f"COMMENT ON {target} IS {literal(facts.comment)}")
     if facts.connection_limit >= 0:
         found.append(f"ALTER {target} CONNECTION LIMIT {facts.connection_limit}")
     for role, setting in facts.settings:
         key, _, value = setting.partition("=")
-        written = value if key in _LIST_SETTINGS else literal(value)
+        words = _list_items(value) if key in _LIST_SETTINGS else [value]
+        written = ", ".join(map(literal, words or [""]))
         subject = f"ROLE {quoted(role)} IN {target}" if role else target
         found.append(f"ALTER {subject} SET {quoted(*key.split('.'))} TO {written}")
     if facts.acl:
         found += grant_statements(target, facts.acl, facts.owner)
     found.append(f"ALTER {target} OWNER TO {quoted(facts.owner)}")
     return found
+
+
+def _list_items(value: str) -> list[str]:
+    """The names in the value of a list setting: what stands there is never SQL of ours."""
+    items = re.findall(r'\s*(?:("(?:[^"]|"")*")|([^",\s][^,\s]*))\s*(?:,|$)', value)
+    return [plain or name[1:-1].replace('""', '"') for name, plain in items]
 
 
 def apply_each(conn: Connection, wanted: list[str]) -> Applied:
@@ -214,5 +230,5 @@ def apply_each(conn: Connection, wanted: list[str]) -> Applied:
             conn.execute(statement.encode())
             done += 1
         except psycopg.Error as error:
-            refused.append(f"{statement}: {error.diag.message_primary}")
+            refused.append(f"{_without_values(statement)}: {error.diag.message_primary}")
     return Applied(done, tuple(refused), ())

@@ -46,6 +46,30 @@ SELECT (SELECT count(*) FROM pg_catalog.pg_class c
      + (SELECT count(*) FROM pg_catalog.pg_largeobject_metadata)
 """
 
+# Whatever CREATE DATABASE did not bring: nothing that is its user's has a smaller oid.
+_BLANK = """
+SELECT NOT EXISTS (SELECT FROM (
+    SELECT oid FROM pg_catalog.pg_class UNION ALL SELECT oid FROM pg_catalog.pg_proc
+    UNION ALL SELECT oid FROM pg_catalog.pg_type UNION ALL SELECT oid FROM pg_catalog.pg_extension
+    UNION ALL SELECT oid FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_'
+    UNION ALL SELECT oid FROM pg_catalog.pg_publication
+    UNION ALL SELECT oid FROM pg_catalog.pg_event_trigger
+    UNION ALL SELECT oid FROM pg_catalog.pg_foreign_data_wrapper
+    UNION ALL SELECT oid FROM pg_catalog.pg_default_acl
+    UNION ALL SELECT oid FROM pg_catalog.pg_cast UNION ALL SELECT oid FROM pg_catalog.pg_operator
+    UNION ALL SELECT oid FROM pg_catalog.pg_collation
+) AS o WHERE o.oid::bigint >= 16384) AND NOT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)
+"""
+# What names the database by its oid, and so stays with it whatever it is called.
+_BOUND = """
+SELECT 'replication slot ' || slot_name FROM pg_catalog.pg_replication_slots
+WHERE database = pg_catalog.current_database() AND NOT temporary
+UNION ALL SELECT 'subscription ' || subname FROM pg_catalog.pg_subscription s
+JOIN pg_catalog.pg_database d ON d.oid = s.subdbid WHERE d.datname = pg_catalog.current_database()
+ORDER BY 1
+"""
+_PREPARED = "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = ANY (%s) ORDER BY 1"
+
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
@@ -59,6 +83,9 @@ class TargetState:
     server: ServerFacts
     properties: DatabaseFacts | None
     may_create: bool
+    may_rename: bool = True  # it is the role's own, or its owner's whose member the role is
+    prepared: tuple[str, ...] = ()  # prepared transactions, which nobody can end but their owner
+    bound: tuple[str, ...] = ()  # slots and subscriptions, which stay with the old database
 
     @property
     def empty(self) -> bool:
@@ -75,9 +102,13 @@ def look_at(dsn: str) -> TargetState:
         with open_control(info, what="target") as conn, translated("target", doing="looking at it"):
             facts = inspect_server(conn)
             row = conn.execute(_CONTENT).fetchone()
+            owned = conn.execute(
+                "SELECT pg_catalog.pg_has_role(datdba, 'USAGE') FROM pg_catalog.pg_database"
+                " WHERE datname = pg_catalog.current_database()"
+            ).fetchone()
             properties = read_database(conn)
             return TargetState(
-                info,
+                info.with_dbname(facts.database),  # a service file may be what names it
                 facts.database,
                 exists=True,
                 objects=int(str(row[0])) if row else 0,
@@ -85,6 +116,9 @@ def look_at(dsn: str) -> TargetState:
                 server=facts,
                 properties=properties,
                 may_create=_may_create(facts),
+                may_rename=bool(owned and owned[0]),
+                prepared=_prepared(conn, facts.database),
+                bound=tuple(str(row[0]) for row in conn.execute(_BOUND)),
             )
     except TargetError as error:
         if error.context.get("sqlstate") != "3D000" and "does not exist" not in error.message:
@@ -101,6 +135,17 @@ def look_at(dsn: str) -> TargetState:
             properties=None,
             may_create=_may_create(facts),
         )
+
+
+def _prepared(conn: Connection, *names: str) -> tuple[str, ...]:
+    return tuple(str(row[0]) for row in conn.execute(_PREPARED, (list(names),)))
+
+
+def is_blank(info: ConnInfo) -> bool:
+    """Whether nobody ever made anything in the database. Raises TargetError."""
+    with open_control(info, what="target") as conn, translated("target", doing="looking into it"):
+        row = conn.execute(_BLANK).fetchone()
+    return bool(row and row[0])
 
 
 def _may_create(facts: ServerFacts) -> bool:
@@ -136,20 +181,24 @@ def aside_name(name: str, suffix: str) -> str:
     return f"{name.encode()[:room].decode(errors='ignore')}_{suffix}"
 
 
-def create_aside(state: TargetState, name: str, facts: DatabaseFacts, restore_id: str) -> ConnInfo:
+@contextmanager
+def create_aside(
+    state: TargetState, name: str, facts: DatabaseFacts, restore_id: str
+) -> Iterator[ConnInfo]:
     """Make the empty database that the restore fills, marked unfinished.
+
+    It has a session of ours in it for as long as the context lasts, which shows other
+    restores that this one is alive.
 
     Raises:
         TargetUnfit: the role may not, or the locale is not there.
     """
+    info = state.info.with_dbname(name)
     with maintenance(state.info) as conn:
         sweep(conn, state.name)
         try:
             conn.execute(
                 create_database_sql(name, facts, target_version=state.server.version_num).encode()
-            )
-            conn.execute(
-                f"COMMENT ON DATABASE {quoted(name)} IS {literal(MARK + restore_id)}".encode()
             )
         except (psycopg.errors.InvalidParameterValue, psycopg.errors.WrongObjectType) as error:
             raise TargetUnfit(
@@ -161,22 +210,38 @@ def create_aside(state: TargetState, name: str, facts: DatabaseFacts, restore_id
         except psycopg.Error:
             with translated("target", doing=f"creating database {name}"):
                 raise
-    # The role's rights, not the database's public defaults, decide who may look in meanwhile.
-    return state.info.with_dbname(name)
+        try:
+            # First the session, then the mark: what is marked and has none is dead.
+            living = open_control(info, what="target")
+            with translated("target", doing=f"creating database {name}"):
+                conn.execute(
+                    f"COMMENT ON DATABASE {quoted(name)} IS {literal(MARK + restore_id)}".encode()
+                )
+        except BaseException:
+            drop(conn, name)
+            raise
+    with contextlib.closing(living):
+        yield info
 
 
 def sweep(conn: Connection, name: str) -> list[str]:
     """Drop what killed restores of database *name* left behind; in use means alive."""
+    start = aside_name(name, "aurora_0000")[:-4]  # cut as theirs was
     rows = conn.execute(
         "SELECT d.datname FROM pg_catalog.pg_database d"
-        " WHERE pg_catalog.shobj_description(d.oid, 'pg_database') LIKE %s"
-        " AND starts_with(d.datname, %s)"
+        " WHERE pg_catalog.starts_with(pg_catalog.shobj_description(d.oid, 'pg_database'), %s)"
+        " AND pg_catalog.starts_with(d.datname, %s)"
+        " AND pg_catalog.length(d.datname) = pg_catalog.length(%s) + 4"
         " AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.datid = d.oid)",
-        (MARK.replace("_", r"\_") + "%", aside_name(name, "aurora")),
+        (MARK, start, start),
     ).fetchall()
+    swept: list[str] = []
     for (leftover,) in rows:
-        drop(conn, str(leftover))
-    return [str(leftover) for (leftover,) in rows]
+        # Without force, and whoever made it: this is a favour, not what the restore stands on.
+        with contextlib.suppress(psycopg.errors.ObjectInUse, psycopg.errors.InsufficientPrivilege):
+            conn.execute(f"DROP DATABASE IF EXISTS {quoted(str(leftover))}".encode())
+            swept.append(str(leftover))
+    return swept
 
 
 def drop(conn: Connection, name: str) -> None:
@@ -185,14 +250,29 @@ def drop(conn: Connection, name: str) -> None:
         conn.execute(f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE)".encode())
 
 
+def drop_unfinished(conn: Connection, name: str, restore_id: str) -> None:
+    """Drop the database that this very restore made and has not finished."""
+    with translated("target", doing=f"looking at the unfinished database {name}"):
+        found = conn.execute(
+            "SELECT FROM pg_catalog.pg_database WHERE datname = %s"
+            " AND pg_catalog.shobj_description(oid, 'pg_database') = %s",
+            (name, MARK + restore_id),
+        ).fetchone()
+    if found is not None:
+        drop(conn, name)
+
+
 def finish(conn: Connection, built: str, properties: DatabaseFacts) -> list[str]:
-    """Give the built database its properties and take off the mark; refusals are returned."""
-    conn.execute(f"COMMENT ON DATABASE {quoted(built)} IS NULL".encode())
+    """Give the built database its properties; refusals are returned. The mark stays."""
     return list(apply_each(conn, database_statements(built, properties)).refused)
 
 
-def take_place(info: ConnInfo, built: str, name: str, old: str | None, *, tries: int = 10) -> None:
+def take_place(
+    info: ConnInfo, built: str, name: str, old: str | None, *, comment: str = "", tries: int = 10
+) -> None:
     """Rename *built* to *name*, and what had that name to *old*, in one transaction.
+
+    The mark of an unfinished restore gives way to *comment* in the same moment.
 
     ``RENAME`` first locks the database, so that new sessions wait, then waits up to 5 s
     for those inside to leave; meanwhile they are ended from a second connection. Nothing
@@ -204,16 +284,17 @@ def take_place(info: ConnInfo, built: str, name: str, old: str | None, *, tries:
     renames = [f"ALTER DATABASE {quoted(built)} RENAME TO {quoted(name)}"]
     if old:
         renames.insert(0, f"ALTER DATABASE {quoted(name)} RENAME TO {quoted(old)}")
+    said = f"COMMENT ON DATABASE {quoted(name)} IS {literal(comment) if comment else 'NULL'}"
     try:
         with maintenance(info) as conn, _ending_sessions(info, [name, built] if old else [built]):
             for attempt in range(tries):
                 try:
                     with conn.transaction():
-                        for statement in renames:
+                        for statement in (*renames, said):
                             conn.execute(statement.encode())
                     return
                 except psycopg.errors.ObjectInUse:
-                    if attempt == tries - 1:
+                    if attempt == tries - 1 or _prepared(conn, name, built):
                         raise
     except psycopg.Error as error:
         raise TargetRefused(
@@ -231,13 +312,12 @@ def _ending_sessions(info: ConnInfo, names: list[str]) -> Iterator[None]:
     def keep_ending() -> None:
         with maintenance(info) as conn:
             while not stop.is_set():
-                with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
-                    conn.execute(
-                        "SELECT pg_catalog.pg_terminate_backend(pid)"
-                        " FROM pg_catalog.pg_stat_activity"
-                        " WHERE datname = ANY (%s) AND pid <> pg_catalog.pg_backend_pid()",
-                        (names,),
-                    )
+                rows = conn.execute(
+                    "SELECT pid FROM pg_catalog.pg_stat_activity WHERE datname = ANY (%s)", (names,)
+                ).fetchall()
+                for row in rows:  # one that may not be ended must not save the others
+                    with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
+                        conn.execute("SELECT pg_catalog.pg_terminate_backend(%s)", row)
                 stop.wait(0.05)
 
     thread = threading.Thread(target=keep_ending, name="end-sessions", daemon=True)

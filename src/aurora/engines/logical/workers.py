@@ -20,6 +20,7 @@ from aurora.engines.logical.names import settings_sql
 from aurora.errors import AuroraError, Cancelled, SourceUnreachable
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import Side, is_disconnect, translate
+from aurora.postgres.server import PINNING_TRIES
 
 _TRIES = 4
 
@@ -38,6 +39,7 @@ class Shared:
     version_num: int
     cancel: threading.Event
     side: Side = "source"
+    lock_timeout: float = 0.0  # seconds to wait for a table's lock; 0: without end
 
     def raise_if_cancelled(self) -> None:
         """Raise Cancelled when somebody stopped the run."""
@@ -133,7 +135,12 @@ class _Worker:
                 if self._connection is None:
                     self._connection = await self._connect()
                 return await do(self._connection, item)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except (
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+                OSError,
+            ) as error:
                 await self.drop()
                 if not is_disconnect(error) or attempt == _TRIES:
                     raise reworded(error, item) from error
@@ -155,9 +162,14 @@ class _Worker:
         }
         connection: Connection = await asyncpg.connect(**arguments)
         try:
-            await connection.execute(settings_sql(shared.version_num))
-            await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            await connection.execute(f"SET TRANSACTION SNAPSHOT '{shared.snapshot}'")
+            await _pin(connection, shared.version_num)
+            if connection.get_settings().server_encoding == "SQL_ASCII":
+                # Any bytes at all, which no conversion would let pass.
+                await connection.execute("SET client_encoding = 'SQL_ASCII'")
+            if connection.get_settings().server_encoding == "SQL_ASCII":
+                # Bytes of any kind, which are no UTF-8 and are none of our business.
+                await connection.execute("SET client_encoding = 'SQL_ASCII'")
+            await begin_reading(connection, shared)
         except (
             asyncpg.InvalidParameterValueError,
             asyncpg.UndefinedObjectError,
@@ -170,3 +182,21 @@ class _Worker:
                 "Run the backup again.",
             ) from error
         return connection
+
+
+async def _pin(connection: Connection, version_num: int) -> None:
+    for patience in range(PINNING_TRIES, 0, -1):
+        try:
+            await connection.execute("SET statement_timeout = 0")
+            break
+        except asyncpg.QueryCanceledError:
+            if patience == 1:
+                raise
+    await connection.execute(settings_sql(version_num))
+
+
+async def begin_reading(connection: Connection, shared: Shared) -> None:
+    """Begin a transaction that reads the shared snapshot. Raises asyncpg errors."""
+    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    await connection.execute(f"SET TRANSACTION SNAPSHOT '{shared.snapshot}'")
+    await connection.execute(f"SET LOCAL lock_timeout = {round(shared.lock_timeout * 1000)}")
