@@ -110,10 +110,15 @@ def plan_restore_table(backup: Backup, text: str, dsn: str, options: TableOption
     held = {found.oid for found in backup.body.data}
     lacking = [shown(t.schema, t.name) for t in tables if t.has_rows and t.oid not in held]
     if lacking:
+        why = (
+            "It is an incremental: use the newest full, latest:full."
+            if backup.body.log is not None
+            else "It is a safety backup of another table, or of a part of this one: restore "
+            "that part, or use another backup."
+        )
         raise RepositoryNotFound(
             f"backup {backup.entry.id} does not hold the rows of {', '.join(lacking[:20])}",
-            hint="Nothing was changed. It is a safety backup of another table, or of a part of "
-            "this one: restore that part, or use another backup.",
+            hint=f"Nothing was changed. {why}",
         )
     with open_control(dsn, what="target") as conn:
         facts = inspect_server(conn)
