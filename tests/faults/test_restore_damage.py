@@ -189,7 +189,7 @@ def test_loss_on_the_secondary(aurora: Aurora, workplace: Workplace, kind: str) 
         if kind == "backups":
             assert entry.id not in {e.id for e in aurora.open_secondary().backups()}
         else:
-            report = api.verify_backup(aurora, "latest", storage="secondary").report
+            report = api.verify_backup(aurora, entry.id, storage="secondary").report
             assert [bad.name for bad in report.bad] == [victim]
     [healed] = api.heal_backups(aurora, "latest")
     assert (healed.failed, healed.primary) == ({}, [])

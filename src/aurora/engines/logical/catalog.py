@@ -188,7 +188,7 @@ def read_catalog(conn: Connection, *, measure: Iterable[int] = ()) -> Catalog:
                 heap=heap, reshuffles=reshuffles,
             )
         )  # fmt: skip
-        if not readable:
+        if readable is False:  # None: dropped since the snapshot, as the locks will find
             unreadable[oid] = "no SELECT privilege"
         elif secured:
             unreadable[oid] = "its row security hides rows from this role"
@@ -224,7 +224,7 @@ def unreadable_sequences(conn: Connection, *, left_out: Container[int] = ()) -> 
     return [
         f"{schema}.{name}"
         for _, schema, name, table, readable, _ in _rows(conn, _SEQUENCES)
-        if not readable and table not in left_out
+        if readable is False and table not in left_out
     ]
 
 
