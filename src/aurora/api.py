@@ -14,6 +14,7 @@ returns a report, and raises :class:`~aurora.errors.AuroraError`.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from aurora.engines.logical.targets import Target
@@ -376,23 +377,16 @@ def _back_up_first(
     sink: EventSink,
 ) -> str:
     """Back up what is about to be replaced; the backup's id. Never ``latest``."""
-    settings = aurora.settings.backup
+    options = replace(
+        _backup_options(aurora, accept_new_source=True, distrusted=_memory(aurora).distrusted()),
+        database=aurora.safety_database(dsn, name),
+        type=SAFETY,
+        skip=(),
+        only=only,
+        label=label,
+    )
     report = backup_operation.create_backup(
-        dsn,
-        aurora.open_primary(),
-        BackupOptions(
-            database=aurora.safety_database(dsn, name),
-            type=SAFETY,
-            only=only,
-            jobs=settings.jobs,
-            chunk_bytes=settings.chunk_size,
-            level=settings.compression_level,
-            lock_timeout=settings.lock_timeout,
-            accept_new_source=True,
-            label=label,
-        ),
-        open_mirror=None,
-        sink=sink,
+        dsn, aurora.open_primary(), options, open_mirror=None, sink=sink
     )
     return report.backup_id
 

@@ -20,6 +20,7 @@ from psycopg.adapt import Loader
 from aurora.engines.base import BufferSource, Extent, Progress, Table, TableData
 from aurora.engines.logical.names import Connection, quoted, settings_sql, shown
 from aurora.engines.logical.partitions import gated, gates
+from aurora.engines.logical.threads import run_threads
 from aurora.errors import Cancelled, IntegrityError
 from aurora.postgres.errors import is_disconnect, translate, translated
 from aurora.postgres.server import open_control
@@ -102,27 +103,13 @@ def load_tables(
     todo: queue.SimpleQueue[Load] = queue.SimpleQueue()
     for load in loads:
         todo.put(load)
-    failures: list[BaseException] = []
     # Two buffers ahead for each COPY; the pool is shared.
     with ThreadPoolExecutor(max(2, jobs), thread_name_prefix="fetch") as fetchers:
 
         def run() -> None:
-            try:
-                _work(dsn, todo, source, fetchers, encoding, progress, cancel, copy or copy_rows)
-            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-                failures.append(error)
-                cancel.set()
+            _work(dsn, todo, source, fetchers, encoding, progress, cancel, copy or copy_rows)
 
-        threads = [
-            threading.Thread(target=run, name=f"copy-in-{number}", daemon=True)
-            for number in range(max(1, min(jobs, len(loads))))
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    if failures:
-        raise next((f for f in failures if not isinstance(f, Cancelled)), failures[0])
+        run_threads(run, max(1, min(jobs, len(loads))), name="copy-in", cancel=cancel)
 
 
 def _work(

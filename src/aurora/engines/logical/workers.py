@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import asyncpg
 
 from aurora.engines.logical.names import settings_sql
+from aurora.engines.logical.threads import run_threads
 from aurora.errors import AuroraError, Cancelled, SourceUnreachable
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import Side, is_disconnect, translate
@@ -72,7 +73,6 @@ def run_workers(
     for item in work:
         todo.put(item)
     results: list[Result] = []
-    failures: list[BaseException] = []
 
     def reworded(error: BaseException, item: Item) -> AuroraError:
         better = explain(error, item) if explain else None
@@ -91,31 +91,9 @@ def run_workers(
                     loop.run(worker.drop())
         except queue.Empty:
             return
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            failures.append(error)
-            shared.cancel.set()
 
-    _run_threads(run, max(1, min(jobs, len(work))), shared.cancel)
-    if failures:
-        raise next((f for f in failures if not isinstance(f, Cancelled)), failures[0])
+    run_threads(run, max(1, min(jobs, len(work))), name="reader", cancel=shared.cancel)
     return results
-
-
-def _run_threads(run: Callable[[], None], count: int, cancel: threading.Event) -> None:
-    threads = [
-        threading.Thread(target=run, name=f"reader-{number}", daemon=True)
-        for number in range(count)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        for thread in threads:
-            thread.join()
-    except BaseException:  # Ctrl-C: no worker may outlive us
-        cancel.set()
-        for thread in threads:
-            thread.join()
-        raise
 
 
 class _Worker:
