@@ -63,6 +63,8 @@ _LOST = (
     "could not receive data from server",
     "connection to server",
     "no connection to the server",
+    # pg_dump's word for any failure of its first SET. Every server knows UTF8: it went away.
+    'invalid client encoding "UTF8"',
 )
 _UNREACHABLE: Mapping[type[AuroraError], type[AuroraError]] = {
     SourceError: SourceUnreachable,
