@@ -37,6 +37,9 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "liblz4.so.1": ("liblz4-1",),
     "libreadline.so.8": ("libreadline8", "libreadline8t64"),
     "/usr/share/zoneinfo/UTC": ("tzdata",),
+    # Not libraries: the public tools that open a sealed backup without Aurora.
+    "/usr/bin/age": ("age",),
+    "/usr/bin/zstd": ("zstd",),
 }
 
 
