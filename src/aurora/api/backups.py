@@ -1,0 +1,108 @@
+"""Making, listing, copying, verifying and healing backups."""
+
+from collections.abc import Sequence
+
+from aurora.api.common import backup_options, memory_of, secondary_view
+from aurora.errors import UsageError
+from aurora.events import EventSink, discard
+from aurora.operations import incremental
+from aurora.operations import verify as verify_operation
+from aurora.operations.backup import BackupReport
+from aurora.operations.log_state import INCREMENTAL
+from aurora.operations.verify import Healed, Verified
+from aurora.repository import mirror
+from aurora.repository.catalog import BackupEntry
+from aurora.repository.mirror import ReplicationReport
+from aurora.repository.verify import Level
+from aurora.wiring import Aurora
+
+
+def create_backup(
+    aurora: Aurora,
+    *,
+    kind: str = "full",
+    skip: Sequence[str] = (),
+    accept_new_source: bool = False,
+    sink: EventSink = discard,
+) -> BackupReport:
+    """Make a backup, then bring the secondary up to date.
+
+    Args:
+        kind: ``full``, or ``incremental`` (which becomes a full, with ``report.reason``,
+            where the change log does not lead on from the newest backup).
+
+    Raises: see :func:`aurora.operations.backup.create_backup`.
+    """
+    if kind not in ("full", INCREMENTAL):
+        raise UsageError(
+            f"backups of type {kind[:20]} cannot be made",
+            hint="Use --type full or --type incremental.",
+        )
+    make = incremental.create_full if kind == "full" else incremental.create_incremental
+    repository = aurora.open_primary()
+    memory = memory_of(aurora)
+    memory.check(repository, aurora.database)
+    report = make(
+        aurora.source_dsn(),
+        repository,
+        backup_options(
+            aurora,
+            skip=skip,
+            accept_new_source=accept_new_source,
+            distrusted=memory.distrusted(),
+        ),
+        open_mirror=aurora.open_secondary_view if aurora.has_secondary else None,
+        sink=sink,
+    )
+    memory.remember(repository, repository.resolve(report.backup_id, aurora.database))
+    return report
+
+
+def list_backups(
+    aurora: Aurora,
+    *,
+    storage: str = "primary",
+    all_databases: bool = False,
+    sink: EventSink = discard,
+) -> list[BackupEntry]:
+    """The backups on a storage, oldest first."""
+    repository = aurora.open_for_reading(storage, sink=sink)
+    return repository.backups(None if all_databases else aurora.database)
+
+
+def replicate(aurora: Aurora, *, sink: EventSink = discard) -> ReplicationReport:
+    """Copy to the secondary what it lacks. Raises UsageError where there is none."""
+    return mirror.replicate(aurora.storage("primary"), secondary_view(aurora), sink=sink)
+
+
+def verify_backup(
+    aurora: Aurora,
+    backup_id: str,
+    *,
+    storage: str = "primary",
+    level: Level = Level.FULL,
+    subset: tuple[int, int] | None = None,
+    budget_seconds: float | None = None,
+    sink: EventSink = discard,
+) -> Verified:
+    """Look whether a backup is there, unaltered, and opens; damage is reported, not raised."""
+    repository = aurora.open_for_verifying(storage, keys=level is Level.FULL)
+    entry = repository.resolve(backup_id, aurora.database)
+    found = verify_operation.verify_backup(
+        repository, entry, level, subset=subset, budget_seconds=budget_seconds, sink=sink
+    )
+    if storage == "primary":
+        whole = subset is None and not found.report.ended_early and level is not Level.NAMES
+        bad = {one.name for one in found.report.bad}
+        named = {one.name for one in repository.refs(entry).objects} if whole and not bad else ()
+        memory_of(aurora).note_checked(bad, good=named)
+    return found
+
+
+def heal_backups(aurora: Aurora, backup_id: str, *, sink: EventSink = discard) -> list[Healed]:
+    """Bring bad objects of a backup (or ``all``) back, on either storage, from the other."""
+    reports = verify_operation.heal_backups(
+        aurora.storage("primary"), secondary_view(aurora), backup_id, aurora.database, sink=sink
+    )
+    memory_of(aurora).note_checked((), good={name for one in reports for name in one.primary})
+    return reports
