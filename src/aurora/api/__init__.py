@@ -21,6 +21,7 @@ from aurora.api.backups import (
 )
 from aurora.api.changelog import prepare_source, transactions
 from aurora.api.common import reports_directory
+from aurora.api.overview import status
 from aurora.api.restores import (
     plan_point,
     restore,
@@ -41,6 +42,7 @@ __all__ = [
     "restore_options",
     "restore_point",
     "restore_table",
+    "status",
     "transactions",
     "verify_backup",
 ]

@@ -93,6 +93,14 @@ def resolve_target(
     repository: Repository, database: str, target: Target, sink: EventSink
 ) -> tuple[Resolution, list[Link]]:
     """Every slot's log is a history of its own; the newest that meets the target is taken."""
+    runs, links = read_runs(repository, database, sink)
+    return resolve(target, runs), links
+
+
+def read_runs(
+    repository: Repository, database: str, sink: EventSink
+) -> tuple[list[Run], list[Link]]:
+    """The stretches of log without a gap, oldest first, and the backups that hold them."""
     histories: dict[tuple[object, ...], list[Link]] = {}
     for link in _links(repository, database, sink):
         log = link.log
@@ -102,7 +110,7 @@ def resolve_target(
     for links in histories.values():
         runs += _runs(links)
     runs.sort(key=lambda run: run.to_at)
-    return resolve(target, runs), [link for links in histories.values() for link in links]
+    return runs, [link for links in histories.values() for link in links]
 
 
 def _links(repository: Repository, database: str, sink: EventSink) -> Iterator[Link]:
