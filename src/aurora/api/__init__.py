@@ -29,21 +29,37 @@ from aurora.api.restores import (
     restore_point,
     restore_table,
 )
+from aurora.api.retention import (
+    hold_backup,
+    plan_prune,
+    prune,
+    prune_places,
+    release_backup,
+    run_prune,
+    undelete_backup,
+)
 
 __all__ = [
     "create_backup",
     "heal_backups",
+    "hold_backup",
     "list_backups",
     "mark_point",
     "plan_point",
+    "plan_prune",
     "prepare_source",
+    "prune",
+    "prune_places",
+    "release_backup",
     "replicate",
     "reports_directory",
     "restore",
     "restore_options",
     "restore_point",
     "restore_table",
+    "run_prune",
     "status",
     "transactions",
+    "undelete_backup",
     "verify_backup",
 ]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from aurora.api.common import backup_options, memory_of, secondary_view
+from aurora.api.retention import policy_of
 from aurora.errors import UsageError
 from aurora.events import EventSink, discard
 from aurora.operations import incremental
@@ -102,7 +103,8 @@ def verify_backup(
 def heal_backups(aurora: Aurora, backup_id: str, *, sink: EventSink = discard) -> list[Healed]:
     """Bring bad objects of a backup (or ``all``) back, on either storage, from the other."""
     reports = verify_operation.heal_backups(
-        aurora.storage("primary"), secondary_view(aurora), backup_id, aurora.database, sink=sink
-    )
+        aurora.storage("primary"), secondary_view(aurora), backup_id, aurora.database,
+        policy=policy_of(aurora, "primary"), sink=sink,
+    )  # fmt: skip
     memory_of(aurora).note_checked((), good={name for one in reports for name in one.primary})
     return reports

@@ -119,6 +119,29 @@ def decide(
     return decision.verdicts()
 
 
+def likely_kept(
+    items: Iterable[tuple[str, str, datetime]], policy: Policy, *, now: datetime
+) -> set[str]:
+    """Ids of the backups that :func:`decide` may keep, told by type and time alone.
+
+    For those who cannot read manifests: *items* are (id, type, stored at). Rather too many:
+    the log is kept from the last full but one before the recovery window.
+    """
+    chosen = sorted(items, key=lambda item: (item[2], item[0]))
+    if not chosen:
+        return set()
+    reference = min(now, chosen[-1][2])
+    begin = reference - policy.window
+    before = [at for _, kind, at in chosen if kind == FULL and at <= begin][-2:]
+    newest = {kind: one for one, kind, _ in chosen if kind != SAFETY}
+    return set(newest.values()) | {
+        one
+        for one, kind, at in chosen
+        if reference - at < policy.age_of(kind)
+        or (kind not in (SEALED, SAFETY) and at >= min(before, default=begin))
+    }
+
+
 def removes_too_much(verdicts: Sequence[Verdict]) -> bool:
     """Whether more than half of the backups that stand alone would go at once.
 
