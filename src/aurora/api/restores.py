@@ -1,6 +1,7 @@
 """Restoring: a system, a database, a table, a point in time."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from aurora.api.common import back_up_first, held, opened, reported
 from aurora.engines.logical.targets import Target
@@ -24,6 +25,7 @@ def restore(
     target: str | None = None,
     options: RestoreOptions | None = None,
     storage: str = "primary",
+    identity: Sequence[Path] = (),
     confirm: Callable[[RestorePlan], None] | None = None,
     sink: EventSink = discard,
 ) -> RestoreReport:
@@ -31,11 +33,12 @@ def restore(
 
     Args:
         target: connection string; the source by default.
+        identity: age identity files, for a sealed backup.
         confirm: gets the plan before anything is changed, and may raise.
 
     Raises: see :func:`aurora.operations.restore.run_restore`.
     """
-    repository, backup = opened(aurora, backup_id, storage, sink)
+    repository, backup = opened(aurora, backup_id, storage, sink, identity)
     dsn = target or aurora.source_dsn()
     plan = plan_restore(backup, dsn, options or restore_options(aurora))
     if confirm is not None:
@@ -136,14 +139,17 @@ def restore_table(
     target: str | None = None,
     options: TableOptions | None = None,
     storage: str = "primary",
+    identity: Sequence[Path] = (),
     confirm: Callable[[TablePlan], None] | None = None,
     sink: EventSink = discard,
 ) -> RestoreReport:
     """Restore one table or partition tree.
 
+    Args as for :func:`restore`.
+
     Raises: see :func:`aurora.operations.restore_table.run_restore_table`.
     """
-    repository, backup = opened(aurora, backup_id, storage, sink)
+    repository, backup = opened(aurora, backup_id, storage, sink, identity)
     dsn = target or aurora.source_dsn()
     plan = plan_restore_table(backup, table, dsn, options or TableOptions())
     if confirm is not None:

@@ -1,5 +1,6 @@
 """`aurora backup restore`, `restore-full` and `restore-table`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +25,10 @@ Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard outpu
 InPlace = Annotated[
     bool, typer.Option("--in-place", help="Replace a database that holds something.")
 ]
+Identity = Annotated[
+    list[Path] | None,
+    typer.Option("--identity", help="The age identity file that opens a sealed backup."),
+]
 Storage = Annotated[str, typer.Option(help="Read from: primary or secondary.")]
 NoSafety = Annotated[
     bool, typer.Option("--no-safety-backup", help="Do not back up what is replaced.")
@@ -41,6 +46,7 @@ def restore(
     in_place: InPlace = False,
     jobs: Jobs = None,
     storage: Storage = "primary",
+    identity: Identity = None,
     no_safety_backup: NoSafety = False,
     accept_refusals: AcceptRefusals = False,
     yes: Yes = False,
@@ -64,6 +70,7 @@ def restore(
                 accept_refusals=accept_refusals,
             ),
             storage=storage,
+            identity=identity or (),
             confirm=lambda chosen: _confirm(shown, chosen, yes=yes),
             sink=shown.sink,
         )
@@ -77,6 +84,7 @@ def restore_full(
     in_place: InPlace = False,
     jobs: Jobs = None,
     storage: Storage = "primary",
+    identity: Identity = None,
     no_safety_backup: NoSafety = False,
     yes: Yes = False,
     json: Json = False,
@@ -95,6 +103,7 @@ def restore_full(
                 aurora, in_place=in_place, safety=not no_safety_backup, with_roles=True
             ),
             storage=storage,
+            identity=identity or (),
             confirm=lambda chosen: _confirm(shown, chosen, yes=yes),
             sink=shown.sink,
         )
@@ -120,6 +129,7 @@ def restore_table(
         bool, typer.Option("--replace", help="Swap the rows of the existing table.")
     ] = False,
     storage: Storage = "primary",
+    identity: Identity = None,
     no_safety_backup: NoSafety = False,
     yes: Yes = False,
     json: Json = False,
@@ -137,6 +147,7 @@ def restore_table(
             target=target,
             options=TableOptions(as_name=as_name, replace=replace, safety=not no_safety_backup),
             storage=storage,
+            identity=identity or (),
             confirm=lambda chosen: _confirm_table(shown, chosen, yes=yes),
             sink=shown.sink,
         )
