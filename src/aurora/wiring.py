@@ -234,6 +234,16 @@ class Aurora:
         with self._naming("primary"):
             return Repository.open(self.storage("primary"), self.secret("primary"))
 
+    def open_owned(self, place: Place) -> Repository:
+        """The repository that *place* itself is, with its own key slots. Raises as open_primary."""
+        if place == "secondary" and not self.has_secondary:
+            raise UsageError(
+                "no secondary storage is configured",
+                hint="Set url under [secondary] in aurora.toml.",
+            )
+        with self._naming(place):
+            return Repository.open(self.storage(place), self.secret(place), role=place)
+
     def open_secondary_view(self) -> MirrorView:
         """The secondary as a storage without its outer envelope. Raises as open_primary."""
         with self._naming("secondary"):

@@ -21,6 +21,14 @@ from aurora.api.backups import (
 )
 from aurora.api.changelog import prepare_source, transactions
 from aurora.api.common import reports_directory
+from aurora.api.keys import (
+    add_key,
+    list_keys,
+    prove_key,
+    recovery_sheet_of,
+    remove_key,
+    rotate_key,
+)
 from aurora.api.restores import (
     plan_point,
     restore,
@@ -28,19 +36,27 @@ from aurora.api.restores import (
     restore_point,
     restore_table,
 )
+from aurora.repository.sealed import new_identity
 
 __all__ = [
+    "add_key",
     "create_backup",
     "heal_backups",
     "list_backups",
+    "list_keys",
+    "new_identity",
     "plan_point",
     "prepare_source",
+    "prove_key",
+    "recovery_sheet_of",
+    "remove_key",
     "replicate",
     "reports_directory",
     "restore",
     "restore_options",
     "restore_point",
     "restore_table",
+    "rotate_key",
     "transactions",
     "verify_backup",
 ]

@@ -266,6 +266,10 @@ class Repository(ClosedRepository):
         """All key slots, with whether each is genuine."""
         return slots.list_slots(self._reader, self._master)
 
+    def opened_by(self, secret: Secret) -> list[str]:
+        """Ids of the key slots that *secret* opens; none where it is wrong."""
+        return slots.opened_by(ObjectReader(self.storage), self._master, secret)
+
     def add_slot(self, secret: Secret, *, label: str = "", kdf: Kdf | None = None) -> str:
         """Add a way to open the repository; returns the slot's id."""
         name, stored = slots.write_slot(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from aurora.engines.base import Extent, LargeObject, Snapshot, Stored, Table, TableData
 from aurora.engines.logical.copyin import Load, plan_loads
+from aurora.engines.logical.largeobjects import owner_statements
 from aurora.engines.logical.names import literal, quoted
 from aurora.engines.logical.partitions import gates
 
@@ -107,8 +108,7 @@ def _large_objects(objects: Sequence[LargeObject]) -> Iterator[str]:
         for extent in lo.extents:
             yield f"{_extent(extent)} | large {lo.oid} {offset} | sql > /dev/null"
             offset += extent.bytes
-        owner = f"ALTER LARGE OBJECT {lo.oid} OWNER TO {quoted(lo.owner)}"
-        yield f"sql -c {shlex.quote(owner)}"
+        yield from (f"sql -c {shlex.quote(statement)}" for statement in owner_statements(lo))
 
 
 def _sequences(snapshot: Snapshot) -> Iterator[str]:
