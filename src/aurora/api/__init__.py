@@ -12,6 +12,7 @@ Each takes an :class:`~aurora.wiring.Aurora` and options, tells an event sink wh
 returns a report, and raises :class:`~aurora.errors.AuroraError`.
 """
 
+from aurora.api.audit import audit_entries, audit_entry, record, recorded, verify_audit
 from aurora.api.backups import (
     create_backup,
     heal_backups,
@@ -30,11 +31,15 @@ from aurora.api.restores import (
 )
 
 __all__ = [
+    "audit_entries",
+    "audit_entry",
     "create_backup",
     "heal_backups",
     "list_backups",
     "plan_point",
     "prepare_source",
+    "record",
+    "recorded",
     "replicate",
     "reports_directory",
     "restore",
@@ -42,5 +47,6 @@ __all__ = [
     "restore_point",
     "restore_table",
     "transactions",
+    "verify_audit",
     "verify_backup",
 ]
