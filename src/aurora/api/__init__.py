@@ -12,6 +12,7 @@ Each takes an :class:`~aurora.wiring.Aurora` and options, tells an event sink wh
 returns a report, and raises :class:`~aurora.errors.AuroraError`.
 """
 
+from aurora.api.audit import audit_entries, audit_entry, record, recorded, verify_audit
 from aurora.api.backups import (
     create_backup,
     heal_backups,
@@ -19,7 +20,7 @@ from aurora.api.backups import (
     replicate,
     verify_backup,
 )
-from aurora.api.changelog import prepare_source, transactions
+from aurora.api.changelog import mark_point, prepare_source, transactions
 from aurora.api.common import reports_directory
 from aurora.api.keys import (
     add_key,
@@ -29,6 +30,7 @@ from aurora.api.keys import (
     remove_key,
     rotate_key,
 )
+from aurora.api.overview import status
 from aurora.api.restores import (
     plan_point,
     restore,
@@ -40,14 +42,19 @@ from aurora.repository.sealed import new_identity
 
 __all__ = [
     "add_key",
+    "audit_entries",
+    "audit_entry",
     "create_backup",
     "heal_backups",
     "list_backups",
     "list_keys",
+    "mark_point",
     "new_identity",
     "plan_point",
     "prepare_source",
     "prove_key",
+    "record",
+    "recorded",
     "recovery_sheet_of",
     "remove_key",
     "replicate",
@@ -57,6 +64,8 @@ __all__ = [
     "restore_point",
     "restore_table",
     "rotate_key",
+    "status",
     "transactions",
+    "verify_audit",
     "verify_backup",
 ]

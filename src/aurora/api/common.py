@@ -13,13 +13,19 @@ from aurora.operations.content import Backup, Readable
 from aurora.operations.memory import Memory
 from aurora.operations.reports import RestoreReport, write_report
 from aurora.repository import mirror
+from aurora.repository.door import Repository
 from aurora.repository.ids import SAFETY
 from aurora.repository.sealed_door import SealedRepository
 from aurora.wiring import Aurora
 
 
 def memory_of(aurora: Aurora) -> Memory:
-    return Memory(aurora.settings.base / "aurora.state")
+    return Memory(state_directory(aurora))
+
+
+def state_directory(aurora: Aurora) -> Path:
+    """Where this machine keeps what it has seen and done: beside aurora.toml."""
+    return aurora.settings.base / "aurora.state"
 
 
 def backup_options(
@@ -63,6 +69,11 @@ def opened(
     repository = aurora.open_for_reading(storage, sink=sink)
     memory_of(aurora).warn(repository, aurora.database, sink)
     return repository, Backup(repository, repository.resolve(backup_id, aurora.database))
+
+
+def keyed(repository: Readable) -> Repository | None:
+    """The repository where it was opened by its own keys: a sealed backup takes none."""
+    return repository if isinstance(repository, Repository) else None
 
 
 def back_up_first(

@@ -1,9 +1,12 @@
 """Key slots of both storages, and the recovery sheet."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from aurora.errors import UsageError
+from aurora.api.audit import Recording, recorded
+from aurora.errors import AuroraError, UsageError
 from aurora.events import EventSink, discard
 from aurora.operations import keys as operation
 from aurora.operations.keys import KeySlot, Place, Proofs, Ring, Rotation
@@ -31,7 +34,10 @@ def list_keys(aurora: Aurora) -> list[KeySlot]:
 
 def prove_key(aurora: Aurora, secret: Secret, *, storage: Place = "primary") -> list[str]:
     """Ids of the slots that *secret* opens, noted as proven. Raises WrongKey."""
-    return operation.prove(storage, aurora.open_owned(storage), secret, _proofs(aurora))
+    with _recorded(aurora, "key test", storage) as note:
+        found = operation.prove(storage, aurora.open_owned(storage), secret, _proofs(aurora))
+        note.facts["slots"] = found
+    return found
 
 
 def add_key(
@@ -56,14 +62,18 @@ def add_key(
         made = RecoveryCode(code)
     else:
         made = secret
-    return operation.add(_ring(aurora, storage, sink), made, label=label, kdf=kdf or Kdf())
+    with _recorded(aurora, "key add", storage, sink) as note:
+        slot_id = operation.add(_ring(aurora, storage, sink), made, label=label, kdf=kdf or Kdf())
+        note.facts["slots"] = [slot_id]
+    return slot_id
 
 
 def remove_key(
     aurora: Aurora, slot_id: str, *, storage: Place = "primary", sink: EventSink = discard
 ) -> None:
     """Remove a key slot, by its id or a unique beginning. Raises UsageError for the last one."""
-    operation.remove(_ring(aurora, storage, sink), slot_id)
+    with _recorded(aurora, "key remove", storage, sink) as note:
+        note.facts["slots"] = [operation.remove(_ring(aurora, storage, sink), slot_id)]
 
 
 def rotate_key(
@@ -81,13 +91,16 @@ def rotate_key(
         reveal: gets a new recovery code before anything is changed, and may raise.
     """
     old = None if new is None else Passphrase(aurora.passphrase(storage))
-    return operation.rotate(
-        _ring(aurora, storage, sink),
-        old=old,
-        new=new,
-        kdf=kdf or Kdf(),
-        reveal=reveal or _nobody_looks,
-    )
+    with _recorded(aurora, "key rotate", storage, sink) as note:
+        done = operation.rotate(
+            _ring(aurora, storage, sink),
+            old=old,
+            new=new,
+            kdf=kdf or Kdf(),
+            reveal=reveal or _nobody_looks,
+        )
+        note.facts |= {"kind": done.kind, "added": done.added, "removed": done.removed}
+    return done
 
 
 def recovery_sheet_of(aurora: Aurora, *, new_codes: bool = False, sink: EventSink = discard) -> str:
@@ -126,6 +139,17 @@ def recovery_sheet_of(aurora: Aurora, *, new_codes: bool = False, sink: EventSin
 
 def _nobody_looks(_code: str) -> None:
     raise UsageError("nobody would see the new recovery code", hint="Give reveal=….")
+
+
+@contextmanager
+def _recorded(
+    aurora: Aurora, name: str, storage: Place, sink: EventSink = discard
+) -> Iterator[Recording]:
+    """Record the work in the trail, which the primary's key seals: also for the secondary."""
+    with recorded(aurora, "key", name, sink, storage=storage) as note:
+        with contextlib.suppress(AuroraError):  # then the record waits in the spool
+            note.repository = aurora.open_primary()
+        yield note
 
 
 def _ring(aurora: Aurora, place: Place, sink: EventSink) -> Ring:

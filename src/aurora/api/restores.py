@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from aurora.api.common import back_up_first, held, opened, reported
+from aurora.api.audit import Recording, recorded
+from aurora.api.common import back_up_first, held, keyed, opened, reported
 from aurora.engines.logical.targets import Target
 from aurora.events import EventSink, discard
 from aurora.operations.recover import RecoveryPlan, plan_recovery, run_recovery
@@ -15,6 +17,7 @@ from aurora.operations.restore_table import (
     plan_restore_table,
     run_restore_table,
 )
+from aurora.postgres.conninfo import ConnInfo
 from aurora.wiring import Aurora
 
 
@@ -48,8 +51,15 @@ def restore(
         label = f"safety before restore {plan.restore_id}"
         return back_up_first(aurora, dsn, plan.state.name, label, None, sink)
 
-    with held(repository):
-        return reported(aurora, lambda: run_restore(plan, make_safety_backup=safety, sink=sink))
+    operation = "backup restore-full" if plan.options.with_roles else "backup restore"
+    with recorded(aurora, "restore", operation, sink, **_asked(plan, storage)) as note:
+        note.repository = keyed(repository)
+        with held(repository):
+            report = reported(
+                aurora, lambda: run_restore(plan, make_safety_backup=safety, sink=sink)
+            )
+        _tell(note, report)
+    return report
 
 
 def plan_point(
@@ -58,6 +68,7 @@ def plan_point(
     *,
     target: str | None = None,
     options: RestoreOptions | None = None,
+    full: str | None = None,
     storage: str = "primary",
     notices: Sequence[str] = (),
     sink: EventSink = discard,
@@ -66,12 +77,14 @@ def plan_point(
 
     Raises: see :func:`aurora.operations.recover.plan_recovery`.
     """
+    repository = aurora.open_for_reading(storage, sink=sink)
     return plan_recovery(
-        aurora.open_for_reading(storage, sink=sink),
+        repository,
         aurora.database,
         moment,
         target or aurora.source_dsn(),
         options or restore_options(aurora),
+        full=repository.resolve(full, aurora.database).id if full else "",
         notices=notices,
         sink=sink,
     )
@@ -83,6 +96,7 @@ def restore_point(
     *,
     target: str | None = None,
     options: RestoreOptions | None = None,
+    full: str | None = None,
     storage: str = "primary",
     notices: Sequence[str] = (),
     confirm: Callable[[RecoveryPlan], None] | None = None,
@@ -92,6 +106,7 @@ def restore_point(
 
     Args:
         target: connection string; the source by default.
+        full: the full backup to start from; by default the newest that serves.
         notices: sentences for the plan and the report.
         confirm: gets the plan before anything is changed, and may raise.
 
@@ -99,8 +114,9 @@ def restore_point(
     """
     dsn = target or aurora.source_dsn()
     plan = plan_point(
-        aurora, moment, target=dsn, options=options, storage=storage, notices=notices, sink=sink
-    )
+        aurora, moment, target=dsn, options=options, full=full, storage=storage, notices=notices,
+        sink=sink,
+    )  # fmt: skip
     if confirm is not None:
         confirm(plan)
 
@@ -108,8 +124,16 @@ def restore_point(
         label = f"safety before recovery {plan.restore.restore_id}"
         return back_up_first(aurora, dsn, plan.restore.state.name, label, None, sink)
 
-    with held(plan.restore.backup.repository):
-        return reported(aurora, lambda: run_recovery(plan, make_safety_backup=safety, sink=sink))
+    asked = {**_asked(plan.restore, storage), "point": plan.document()}
+    with recorded(aurora, "restore", "backup restore-point", sink, **asked) as note:
+        repository = plan.restore.backup.repository
+        note.repository = keyed(repository)
+        with held(repository):
+            report = reported(
+                aurora, lambda: run_recovery(plan, make_safety_backup=safety, sink=sink)
+            )
+        _tell(note, report)
+    return report
 
 
 def restore_options(
@@ -160,7 +184,39 @@ def restore_table(
         names = frozenset(chosen.there)
         return back_up_first(aurora, dsn, chosen.database, label, names, sink)
 
-    with held(repository):
-        return reported(
-            aurora, lambda: run_restore_table(plan, make_safety_backup=safety, sink=sink)
-        )
+    with recorded(
+        aurora,
+        "restore",
+        "backup restore-table",
+        sink,
+        backup=backup.entry.id,
+        storage=storage,
+        target=ConnInfo.parse(dsn).with_dbname(plan.database).redacted(),
+        table=plan.name,
+    ) as note:
+        note.repository = keyed(repository)
+        with held(repository):
+            report = reported(
+                aurora, lambda: run_restore_table(plan, make_safety_backup=safety, sink=sink)
+            )
+        _tell(note, report)
+    return report
+
+
+def _asked(plan: RestorePlan, storage: str) -> dict[str, Any]:
+    """What the audit trail says of a restore before it is over."""
+    return {
+        "restore": plan.restore_id,
+        "backup": plan.backup.entry.id,
+        "storage": storage,
+        "target": plan.state.info.redacted(),
+        "mode": plan.mode,
+    }
+
+
+def _tell(note: Recording, report: RestoreReport) -> None:
+    document = report.document()
+    tables = document.pop("tables")
+    note.facts |= {**document, "tables": len(tables), "same": sum(one["same"] for one in tables)}
+    note.outcome = "incomplete" if report.refusals else note.outcome
+    note.attachments["report.md"] = report.markdown()

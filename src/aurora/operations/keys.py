@@ -177,8 +177,8 @@ def add(ring: Ring, secret: Secret, *, label: str, kdf: Kdf) -> str:
     return slot_id
 
 
-def remove(ring: Ring, slot_id: str) -> None:
-    """Remove a slot, never the last genuine one. Raises UsageError."""
+def remove(ring: Ring, slot_id: str) -> str:
+    """Remove a slot, never the last genuine one; its whole id. Raises UsageError."""
     matches = [one.id for one in ring.repository.slots() if one.id.startswith(slot_id)]
     if len(matches) != 1:
         raise UsageError(
@@ -186,6 +186,7 @@ def remove(ring: Ring, slot_id: str) -> None:
             hint="`aurora key list` shows them with their ids.",
         )
     ring.removed(matches[0])
+    return matches[0]
 
 
 def rotate(
