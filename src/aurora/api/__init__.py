@@ -23,6 +23,8 @@ from aurora.api.changelog import mark_point, prepare_source, transactions
 from aurora.api.common import reports_directory
 from aurora.api.restores import (
     plan_point,
+    plan_restore,
+    plan_table,
     restore,
     restore_options,
     restore_point,
@@ -35,6 +37,8 @@ __all__ = [
     "list_backups",
     "mark_point",
     "plan_point",
+    "plan_restore",
+    "plan_table",
     "prepare_source",
     "replicate",
     "reports_directory",
