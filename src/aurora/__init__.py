@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         restore_options,
         restore_point,
         restore_table,
+        status,
         verify_backup,
     )
     from aurora.engines.logical.targets import Target
@@ -41,6 +42,7 @@ __all__ = [
     "restore_options",
     "restore_point",
     "restore_table",
+    "status",
     "verify_backup",
 ]
 

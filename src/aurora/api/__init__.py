@@ -12,6 +12,7 @@ Each takes an :class:`~aurora.wiring.Aurora` and options, tells an event sink wh
 returns a report, and raises :class:`~aurora.errors.AuroraError`.
 """
 
+from aurora.api.audit import audit_entries, audit_entry, record, recorded, verify_audit
 from aurora.api.backups import (
     create_backup,
     heal_backups,
@@ -21,6 +22,7 @@ from aurora.api.backups import (
 )
 from aurora.api.changelog import mark_point, prepare_source, transactions
 from aurora.api.common import reports_directory
+from aurora.api.overview import status
 from aurora.api.restores import (
     plan_point,
     plan_restore,
@@ -32,6 +34,8 @@ from aurora.api.restores import (
 )
 
 __all__ = [
+    "audit_entries",
+    "audit_entry",
     "create_backup",
     "heal_backups",
     "list_backups",
@@ -40,12 +44,16 @@ __all__ = [
     "plan_restore",
     "plan_table",
     "prepare_source",
+    "record",
+    "recorded",
     "replicate",
     "reports_directory",
     "restore",
     "restore_options",
     "restore_point",
     "restore_table",
+    "status",
     "transactions",
+    "verify_audit",
     "verify_backup",
 ]

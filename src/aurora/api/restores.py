@@ -1,7 +1,9 @@
 """Restoring: a system, a database, a table, a point in time."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from aurora.api.audit import Recording, recorded
 from aurora.api.common import back_up_first, held, memory_of, opened, reported
 from aurora.engines.logical.targets import Target
 from aurora.errors import UsageError
@@ -17,6 +19,7 @@ from aurora.operations.restore_table import (
     plan_restore_table,
     run_restore_table,
 )
+from aurora.postgres.conninfo import ConnInfo
 from aurora.wiring import Aurora
 
 
@@ -66,8 +69,15 @@ def restore(
         label = f"safety before restore {plan.restore_id}"
         return back_up_first(aurora, dsn, plan.state.name, label, None, sink)
 
-    with held(plan.backup.repository):
-        return reported(aurora, lambda: run_restore(plan, make_safety_backup=safety, sink=sink))
+    operation = "backup restore-full" if plan.options.with_roles else "backup restore"
+    with recorded(aurora, "restore", operation, sink, **_asked(plan, storage)) as note:
+        note.repository = plan.backup.repository
+        with held(note.repository):
+            report = reported(
+                aurora, lambda: run_restore(plan, make_safety_backup=safety, sink=sink)
+            )
+        _tell(note, report)
+    return report
 
 
 def plan_point(
@@ -133,8 +143,15 @@ def restore_point(
         label = f"safety before recovery {plan.restore.restore_id}"
         return back_up_first(aurora, dsn, plan.restore.state.name, label, None, sink)
 
-    with held(plan.point.backup.repository):
-        return reported(aurora, lambda: run_recovery(plan, make_safety_backup=safety, sink=sink))
+    asked = {**_asked(plan.restore, storage), "point": plan.document()}
+    with recorded(aurora, "restore", f"backup {plan.kind}", sink, **asked) as note:
+        note.repository = plan.restore.backup.repository
+        with held(note.repository):
+            report = reported(
+                aurora, lambda: run_recovery(plan, make_safety_backup=safety, sink=sink)
+            )
+        _tell(note, report)
+    return report
 
 
 def restore_options(
@@ -226,7 +243,40 @@ def restore_table(
         names = frozenset(chosen.there)
         return back_up_first(aurora, dsn, chosen.database, label, names, sink)
 
-    with held(plan.backup.repository):
-        return reported(
-            aurora, lambda: run_restore_table(plan, make_safety_backup=safety, sink=sink)
-        )
+    with recorded(
+        aurora,
+        "restore",
+        "backup restore-table",
+        sink,
+        backup=plan.backup.entry.id,
+        storage=storage,
+        target=ConnInfo.parse(dsn).with_dbname(plan.database).redacted(),
+        table=plan.name,
+        **({"point": plan.document()} if plan.point else {}),
+    ) as note:
+        note.repository = plan.backup.repository
+        with held(note.repository):
+            report = reported(
+                aurora, lambda: run_restore_table(plan, make_safety_backup=safety, sink=sink)
+            )
+        _tell(note, report)
+    return report
+
+
+def _asked(plan: RestorePlan, storage: str) -> dict[str, Any]:
+    """What the audit trail says of a restore before it is over."""
+    return {
+        "restore": plan.restore_id,
+        "backup": plan.backup.entry.id,
+        "storage": storage,
+        "target": plan.state.info.redacted(),
+        "mode": plan.mode,
+    }
+
+
+def _tell(note: Recording, report: RestoreReport) -> None:
+    document = report.document()
+    tables = document.pop("tables")
+    note.facts |= {**document, "tables": len(tables), "same": sum(one["same"] for one in tables)}
+    note.outcome = "incomplete" if report.refusals else note.outcome
+    note.attachments["report.md"] = report.markdown()
