@@ -33,6 +33,8 @@ from aurora.api.keys import (
 from aurora.api.overview import status
 from aurora.api.restores import (
     plan_point,
+    plan_restore,
+    plan_table,
     restore,
     restore_options,
     restore_point,
@@ -51,6 +53,8 @@ __all__ = [
     "mark_point",
     "new_identity",
     "plan_point",
+    "plan_restore",
+    "plan_table",
     "prepare_source",
     "prove_key",
     "record",
