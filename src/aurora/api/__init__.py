@@ -19,7 +19,7 @@ from aurora.api.backups import (
     replicate,
     verify_backup,
 )
-from aurora.api.changelog import prepare_source, transactions
+from aurora.api.changelog import mark_point, prepare_source, transactions
 from aurora.api.common import reports_directory
 from aurora.api.restores import (
     plan_point,
@@ -33,6 +33,7 @@ __all__ = [
     "create_backup",
     "heal_backups",
     "list_backups",
+    "mark_point",
     "plan_point",
     "prepare_source",
     "replicate",
