@@ -117,6 +117,14 @@ def refused(dsn: str, statement: str) -> str:
     return str(found.value.sqlstate)
 
 
+def _write(conn: psycopg.Connection, statement: str) -> None:
+    if statement.startswith("COPY"):
+        with conn.cursor().copy(statement.encode()) as copy:
+            copy.write(b"x\n")
+    else:
+        conn.execute(f"BEGIN READ WRITE; {statement}; COMMIT".encode())
+
+
 @pytest.mark.pg_majors(14, 17, 18)
 def test_nobody_writes_whatever_way_they_try(place: Place) -> None:
     """Open READ WRITE, replica role, SECURITY DEFINER, COPY, TRUNCATE, DDL, superuser."""
@@ -133,11 +141,7 @@ def test_nobody_writes_whatever_way_they_try(place: Place) -> None:
             "INSERT INTO parted_1 VALUES (1, '2024-01-01')", "COPY b (note) FROM STDIN",
         ):  # fmt: skip
             with pytest.raises(psycopg.errors.ReadOnlySqlTransaction) as told:
-                if statement.startswith("COPY"):
-                    with conn.cursor().copy(statement.encode()) as copy:
-                        copy.write(b"x\n")
-                else:
-                    conn.execute(f"BEGIN READ WRITE; {statement}; COMMIT".encode())
+                _write(conn, statement)
             assert "i-test" in str(told.value)
             with contextlib.suppress(psycopg.Error):
                 conn.execute("ROLLBACK")

@@ -21,6 +21,14 @@ from aurora.api.backups import (
 )
 from aurora.api.changelog import mark_point, prepare_source, transactions
 from aurora.api.common import reports_directory
+from aurora.api.incidents import (
+    incidents,
+    plan_resume_writes,
+    plan_stop_writes,
+    resume_writes,
+    start_incident,
+    stop_writes,
+)
 from aurora.api.restores import (
     plan_point,
     restore,
@@ -32,9 +40,12 @@ from aurora.api.restores import (
 __all__ = [
     "create_backup",
     "heal_backups",
+    "incidents",
     "list_backups",
     "mark_point",
     "plan_point",
+    "plan_resume_writes",
+    "plan_stop_writes",
     "prepare_source",
     "replicate",
     "reports_directory",
@@ -42,6 +53,9 @@ __all__ = [
     "restore_options",
     "restore_point",
     "restore_table",
+    "resume_writes",
+    "start_incident",
+    "stop_writes",
     "transactions",
     "verify_backup",
 ]

@@ -10,6 +10,7 @@ import typer
 from aurora.cli import doctor, exits, init
 from aurora.cli.backup import backup
 from aurora.cli.changes import log
+from aurora.cli.incident import incident
 from aurora.cli.source import source
 from aurora.errors import Cancelled, UsageError
 from aurora.version import __version__
@@ -27,6 +28,8 @@ app.command("doctor", short_help="Is everything in place? What to do if not.")(d
 app.add_typer(backup, name="backup", help="Create, list, verify, heal and restore backups.")
 app.add_typer(source, name="source", help="Prepare the source for incremental backups.")
 app.add_typer(log, name="log", help="Look into the change log of incremental backups.")
+
+app.add_typer(incident, name="incident", help="Led through an emergency, step by step.")
 
 
 def _show_version(wanted: bool) -> None:

@@ -99,6 +99,12 @@ class RestoreSettings(_Section):
     )
 
 
+class IncidentSettings(_Section):
+    reminder: Duration = Field(
+        default=1800.0, description="how often to remind while writes are stopped; 0 never"
+    )
+
+
 class Settings(BaseSettings):
     """All settings. Built by :func:`aurora.config.load_settings`."""
 
@@ -109,6 +115,7 @@ class Settings(BaseSettings):
     secondary: StorageSettings | None = None
     backup: BackupSettings = Field(default_factory=BackupSettings)
     restore: RestoreSettings = Field(default_factory=RestoreSettings)
+    incident: IncidentSettings = Field(default_factory=IncidentSettings)
     base: Path = Field(default=Path(), exclude=True, description="directory of aurora.toml")
 
 
@@ -118,6 +125,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "secondary": StorageSettings,
     "backup": BackupSettings,
     "restore": RestoreSettings,
+    "incident": IncidentSettings,
 }
 
 
