@@ -12,6 +12,7 @@ Each takes an :class:`~aurora.wiring.Aurora` and options, tells an event sink wh
 returns a report, and raises :class:`~aurora.errors.AuroraError`.
 """
 
+from aurora.api.audit import audit_entries, audit_entry, record, recorded, verify_audit
 from aurora.api.backups import (
     create_backup,
     heal_backups,
@@ -29,8 +30,11 @@ from aurora.api.incidents import (
     start_incident,
     stop_writes,
 )
+from aurora.api.overview import status
 from aurora.api.restores import (
     plan_point,
+    plan_restore,
+    plan_table,
     restore,
     restore_options,
     restore_point,
@@ -38,6 +42,8 @@ from aurora.api.restores import (
 )
 
 __all__ = [
+    "audit_entries",
+    "audit_entry",
     "create_backup",
     "heal_backups",
     "incidents",
@@ -46,7 +52,11 @@ __all__ = [
     "plan_point",
     "plan_resume_writes",
     "plan_stop_writes",
+    "plan_restore",
+    "plan_table",
     "prepare_source",
+    "record",
+    "recorded",
     "replicate",
     "reports_directory",
     "restore",
@@ -56,6 +66,8 @@ __all__ = [
     "resume_writes",
     "start_incident",
     "stop_writes",
+    "status",
     "transactions",
+    "verify_audit",
     "verify_backup",
 ]

@@ -7,7 +7,7 @@ import typer
 
 from aurora import api, clock
 from aurora.cli import context as run
-from aurora.cli import mark, recover, restore, verify
+from aurora.cli import mark, recover, restore, status, verify
 from aurora.cli.render import surface, table
 from aurora.errors import Incomplete, UsageError
 from aurora.operations.backup import BackupReport
@@ -17,6 +17,7 @@ from aurora.repository.catalog import BackupEntry
 from aurora.units import format_count, format_duration, format_size
 
 backup = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+backup.command("status")(status.status)
 backup.command("verify")(verify.verify)
 backup.command("heal")(verify.heal)
 backup.command("restore")(restore.restore)

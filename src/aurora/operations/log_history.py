@@ -105,6 +105,14 @@ def resolve_target(
 
     Raises as :func:`aurora.engines.logical.targets.resolve`.
     """
+    runs, links = read_runs(repository, database, sink)
+    return resolve(target, runs, full=full), links
+
+
+def read_runs(
+    repository: Repository, database: str, sink: EventSink
+) -> tuple[list[Run], list[Link]]:
+    """The stretches of log without a gap, oldest first, and the backups that hold them."""
     histories: dict[tuple[object, ...], list[Link]] = {}
     for link in _links(repository, database, sink):
         log = link.log
@@ -114,8 +122,7 @@ def resolve_target(
     for links in histories.values():
         runs += _runs(links)
     runs.sort(key=lambda run: run.to_at)
-    found = resolve(target, runs, full=full)
-    return found, [link for links in histories.values() for link in links]
+    return runs, [link for links in histories.values() for link in links]
 
 
 def _links(repository: Repository, database: str, sink: EventSink) -> Iterator[Link]:
