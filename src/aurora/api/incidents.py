@@ -14,7 +14,7 @@ from aurora.operations.incident.undo import Sign
 from aurora.wiring import Aurora
 
 
-def incidents(aurora: Aurora) -> Incidents:
+def incident_records(aurora: Aurora) -> Incidents:
     """Where the records are: ``aurora.state/incidents`` beside aurora.toml."""
     return Incidents(aurora.settings.base / "aurora.state")
 
@@ -23,7 +23,7 @@ def start_incident(
     aurora: Aurora, title: str, *, severity: str = "major", by: str = ""
 ) -> Incident:
     """Open an incident. Raises UsageError."""
-    return incidents(aurora).open(title, severity, aurora.database, by=by or whoami())
+    return incident_records(aurora).open(title, severity, aurora.database, by=by or whoami())
 
 
 def plan_stop_writes(
@@ -54,7 +54,7 @@ def stop_writes(
 
     Raises: see :func:`aurora.operations.incident.stop.run_stop`.
     """
-    book, who, sign = incidents(aurora), by or whoami(), signer(aurora, sink)
+    book, who, sign = incident_records(aurora), by or whoami(), signer(aurora, sink)
     found, plan = _stop_plan(aurora, incident, options, who, sign)
     if confirm is not None:
         confirm(plan)
@@ -76,7 +76,7 @@ def _stop_plan(
     who: str,
     sign: Sign | None,
 ) -> tuple[Incident | None, stop.StopPlan]:
-    book = incidents(aurora)
+    book = incident_records(aurora)
     found = book.find(incident) if incident else book.current()
     chosen_id = found.id if found else new_id(clock.now())
     chosen = replace(
@@ -97,7 +97,7 @@ def plan_resume_writes(
     sink: EventSink = discard,
 ) -> tuple[Incident | None, resume.ResumePlan]:
     """What :func:`resume_writes` would do, and the incident it belongs to. Changes nothing."""
-    book = incidents(aurora)
+    book = incident_records(aurora)
     found = book.find(incident) if incident else writes.stopping_incident(book)
     path, found = writes.undo_of(book, found, file)
     sign = None if accept_unsigned else signer(aurora, sink)
@@ -129,7 +129,7 @@ def resume_writes(
         confirm(plan)
     if found is None:
         return None, resume.run_resume(plan, sink=sink)
-    book = incidents(aurora)
+    book = incident_records(aurora)
     with book.held(found) as held:
         return held, writes.record_resume(book, held, plan, by=by or whoami(), sink=sink)
 

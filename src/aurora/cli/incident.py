@@ -155,7 +155,7 @@ def status(context: typer.Context, which: Which = None, json: Json = False) -> N
     """Where an incident stands: its timeline, and whether writes are stopped."""
     with surface(json) as shown:
         aurora = run.load(context)
-        found = api.incidents(aurora).find(which)
+        found = api.incident_records(aurora).find(which)
         told = writes.banner(found, reminder=aurora.settings.incident.reminder)
         shown.print(
             *plan(
@@ -174,7 +174,7 @@ def status(context: typer.Context, which: Which = None, json: Json = False) -> N
 def list_incidents(context: typer.Context, json: Json = False) -> None:
     """All incidents of this configuration, oldest first."""
     with surface(json) as shown:
-        found = api.incidents(run.load(context)).all()
+        found = api.incident_records(run.load(context)).all()
         rows = [(one.id, one.state, one.severity, one.opened_at, one.title) for one in found]
         shown.print(table(["incident", "state", "severity", "opened (UTC)", "title"], rows))
         shown.summary(
