@@ -115,6 +115,12 @@ class RestoreSettings(_Section):
     )
 
 
+class IncidentSettings(_Section):
+    reminder: Duration = Field(
+        default=1800.0, description="how often to remind while writes are stopped; 0 never"
+    )
+
+
 def _due(text: str) -> Any:
     return Field(default_factory=lambda: parse_rule(text))
 
@@ -226,6 +232,7 @@ class Settings(BaseSettings):
     backup: BackupSettings = Field(default_factory=BackupSettings)
     sealed: SealedSettings = Field(default_factory=SealedSettings)
     restore: RestoreSettings = Field(default_factory=RestoreSettings)
+    incident: IncidentSettings = Field(default_factory=IncidentSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     goals: GoalSettings = Field(default_factory=GoalSettings)
     notify: NotifySettings = Field(default_factory=NotifySettings)
@@ -241,6 +248,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "backup": BackupSettings,
     "sealed": SealedSettings,
     "restore": RestoreSettings,
+    "incident": IncidentSettings,
     "schedule": ScheduleSettings,
     "goals": GoalSettings,
     "notify": NotifySettings,

@@ -13,7 +13,7 @@ from aurora.repository.chain import Chain, read_chain
 from aurora.repository.config import Config, Role, read_config
 from aurora.repository.creation import create_keys, finish_creation, unlock
 from aurora.repository.damage import damaged
-from aurora.repository.derive import MasterKey
+from aurora.repository.derive import MasterKey, mac
 from aurora.repository.keys import Kdf, KeyFile, Secret
 from aurora.repository.layout import (
     CONFIG,
@@ -247,6 +247,14 @@ class Repository(ClosedRepository):
         """
         options = WriterOptions(level, workers, in_flight, bytes_in_flight, ttl_seconds, distrusted)
         return Writer(self.storage, self._master, database, options, self._sink)
+
+    def sign(self, purpose: str, text: bytes) -> str:
+        """The MAC of a text kept outside of the repository, as 64 hex digits.
+
+        Bound to the repository and to *purpose*, which tells kinds of texts apart.
+        """
+        key = self._master.mac_key
+        return mac(key, "outside", self.repository_id, purpose.encode(), text).hex()
 
     def lease(self, purpose: str) -> Lease:
         """A lease that is not begun yet: a long restore holds one against the collector."""
