@@ -22,13 +22,6 @@ from aurora.api.backups import (
 )
 from aurora.api.changelog import mark_point, prepare_source, transactions
 from aurora.api.common import reports_directory
-from aurora.api.keys import (
-    add_key,
-    list_keys,
-    prove_key,
-    recovery_sheet_of,
-    remove_key,
-    rotate_key,
 from aurora.api.incidents import (
     incident_records,
     plan_resume_writes,
@@ -36,6 +29,14 @@ from aurora.api.incidents import (
     resume_writes,
     start_incident,
     stop_writes,
+)
+from aurora.api.keys import (
+    add_key,
+    list_keys,
+    prove_key,
+    recovery_sheet_of,
+    remove_key,
+    rotate_key,
 )
 from aurora.api.overview import status
 from aurora.api.restores import (
@@ -77,8 +78,8 @@ __all__ = [
     "restore_options",
     "restore_point",
     "restore_table",
-    "rotate_key",
     "resume_writes",
+    "rotate_key",
     "start_incident",
     "status",
     "stop_writes",

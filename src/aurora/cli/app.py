@@ -11,8 +11,8 @@ from aurora.cli import doctor, exits, init
 from aurora.cli.audit import audit
 from aurora.cli.backup import backup
 from aurora.cli.changes import log
-from aurora.cli.key import key
 from aurora.cli.incident import incident
+from aurora.cli.key import key
 from aurora.cli.source import source
 from aurora.errors import Cancelled, UsageError
 from aurora.version import __version__
