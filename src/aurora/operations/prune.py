@@ -22,7 +22,7 @@ from aurora.repository.catalog import BackupEntry, entry_of
 from aurora.repository.collector import Collected, collect
 from aurora.repository.door import Repository
 from aurora.repository.holds import ALL, Hold, place_hold, read_holds, release_hold
-from aurora.repository.ids import SAFETY, parse_backup_id
+from aurora.repository.ids import SAFETY, SEALED, parse_backup_id
 from aurora.repository.layout import CONTENT_TYPES, ObjectType, backup_name
 from aurora.repository.refs import Refs
 from aurora.repository.removals import FLOOR, Removal, read_removals, removed_at
@@ -333,7 +333,8 @@ class _Facts:
         return BackupEntry(backup, self._database, parsed.type, parsed.created_at, damage="refs")
 
     def _item(self, entry: BackupEntry, whole: set[str]) -> Item:
-        log, is_readable = self._log_of(entry)
+        has_log = entry.type not in (SEALED, SAFETY)
+        log, is_readable = self._log_of(entry) if has_log else (None, True)
         return Item(
             id=entry.id,
             type=entry.type,
@@ -375,7 +376,7 @@ def _is_ours(database: str, stored: Iterable[str], options: PruneOptions) -> boo
 
 
 def _sizes(repository: Repository) -> dict[str, int]:
-    kinds = (*CONTENT_TYPES, ObjectType.SESSION, ObjectType.BACKUP)
+    kinds = (*CONTENT_TYPES, ObjectType.SEALED, ObjectType.SESSION, ObjectType.BACKUP)
     return {i.name: i.size for kind in kinds for i in repository.storage.list(kind.prefix)}
 
 

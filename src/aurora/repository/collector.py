@@ -34,6 +34,7 @@ from aurora.repository.layout import (
     parse_content,
     parse_dated,
     parse_lease,
+    parse_part,
     parse_session,
     refs_name,
     sid8,
@@ -51,7 +52,7 @@ SLACK = timedelta(minutes=10)
 
 _BATCH = 1000
 _MOST = 500_000  # names of one list; the rest is for the next run
-_LISTED = (*CONTENT_TYPES, ObjectType.SESSION, ObjectType.REFS)
+_LISTED = (*CONTENT_TYPES, ObjectType.SEALED, ObjectType.SESSION, ObjectType.REFS)
 
 
 @dataclass(slots=True)
@@ -178,6 +179,9 @@ class _Run:
                     contents.append(info)
             elif sid is not None:
                 sessions.append((sid8(sid), info))
+            elif parse_part(info.name) is not None:
+                if info.name not in needed.names and self._is_old(info):
+                    contents.append(info)
             elif dated is not None and dated not in needed.backups and self._is_old(info):
                 later.append(info)
         later += [

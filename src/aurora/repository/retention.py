@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from aurora.errors import UsageError
-from aurora.repository.ids import SAFETY
+from aurora.repository.ids import SAFETY, SEALED
 from aurora.units import format_duration
 
 FULL = "full"
 INCREMENTAL = "incremental"
-SEALED = "sealed"
 _ALONE = (FULL, SEALED, SAFETY)
 
 
