@@ -21,6 +21,7 @@ from aurora.api.backups import (
 )
 from aurora.api.changelog import prepare_source, transactions
 from aurora.api.common import reports_directory
+from aurora.api.objects import restore_objects, save_object
 from aurora.api.restores import (
     plan_point,
     restore,
@@ -38,9 +39,11 @@ __all__ = [
     "replicate",
     "reports_directory",
     "restore",
+    "restore_objects",
     "restore_options",
     "restore_point",
     "restore_table",
+    "save_object",
     "transactions",
     "verify_backup",
 ]
