@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from aurora.api.common import held, opened
+from aurora.api.audit import recorded
+from aurora.api.common import held, keyed, opened
 from aurora.engines.supabase.documents import ObjectEntry
 from aurora.errors import UsageError
 from aurora.events import EventSink, discard
@@ -26,8 +27,17 @@ def save_object(
     Raises: see :func:`aurora.operations.restore_objects.save_object`.
     """
     repository, backup = opened(aurora, backup_id, storage, sink)
-    with held(repository):
-        return operation.save_object(backup, path, output)
+    with (
+        recorded(
+            aurora, "restore", "backup restore-object", sink,
+            backup=backup.entry.id, object=path, output=str(output),
+        ) as note,
+        held(repository),
+    ):  # fmt: skip
+        note.repository = keyed(repository)
+        entry = operation.save_object(backup, path, output)
+        note.facts |= {"bytes": entry.size, "sha256": entry.sha256}
+    return entry
 
 
 def restore_objects(
@@ -70,5 +80,10 @@ def restore_objects(
     )
     if confirm is not None:
         confirm(plan)
-    with held(repository):
-        return operation.run_objects(plan, sink=sink)
+    verb = "restore-object" if path else "restore-bucket"
+    with recorded(aurora, "restore", f"backup {verb}", sink) as note, held(repository):
+        note.repository = keyed(repository)
+        report = operation.run_objects(plan, sink=sink)
+        note.facts |= report.document()
+        note.outcome = note.outcome if report.is_complete else "incomplete"
+    return report

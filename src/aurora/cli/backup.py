@@ -7,17 +7,17 @@ import typer
 
 from aurora import api, clock
 from aurora.cli import context as run
-from aurora.cli import objects, recover, restore, verify
+from aurora.cli import mark, objects, recover, restore, status, verify
 from aurora.cli.render import surface, table
-from aurora.errors import Incomplete, UsageError
+from aurora.errors import Incomplete
 from aurora.operations.backup import BackupReport
 from aurora.operations.incremental import described
-from aurora.operations.log_state import INCREMENTAL
 from aurora.operations.objects import ObjectsReport
 from aurora.repository.catalog import BackupEntry
 from aurora.units import format_count, format_duration, format_size
 
 backup = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+backup.command("status")(status.status)
 backup.command("verify")(verify.verify)
 backup.command("heal")(verify.heal)
 backup.command("restore")(restore.restore)
@@ -26,6 +26,7 @@ backup.command("restore-table")(restore.restore_table)
 backup.command("restore-point")(recover.restore_point)
 backup.command("restore-object")(objects.restore_object)
 backup.command("restore-bucket")(objects.restore_bucket)
+backup.command("mark")(mark.mark)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
 
@@ -34,7 +35,7 @@ Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard outpu
 def create(
     context: typer.Context,
     type_: Annotated[
-        str, typer.Option("--type", help="Kind of backup: full or incremental.")
+        str, typer.Option("--type", help="Kind of backup: full, incremental or sealed.")
     ] = "full",
     jobs: Annotated[int | None, typer.Option(help="Connections that read side by side.")] = None,
     skip: Annotated[
@@ -53,11 +54,6 @@ def create(
     Exit code 0: all of it on both storages. 3: made, but not on the secondary, or without
     some object of the project's Storage; what is lacking is told.
     """
-    if type_ not in ("full", INCREMENTAL):
-        raise UsageError(
-            f"backups of type {type_[:20]} cannot be made",
-            hint="Use --type full or --type incremental.",
-        )
     with surface(json) as shown:
         aurora = run.load(context, {"backup": {"jobs": jobs}}, sink=shown.sink)
         report = api.create_backup(

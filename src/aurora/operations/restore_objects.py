@@ -29,10 +29,10 @@ from aurora.errors import (
     UsageError,
 )
 from aurora.events import Advanced, EventSink, PhaseBegun, PhaseEnded, Warned, discard
-from aurora.operations.content import Backup
+from aurora.operations.content import Backup, Readable
 from aurora.operations.objects import pages
 from aurora.postgres.server import open_control
-from aurora.repository.door import Ref, Repository
+from aurora.repository.door import Ref
 from aurora.storage.limit import Rate
 from aurora.storage.supabase_rest import SupabaseRest
 from aurora.units import format_size, plural
@@ -76,7 +76,7 @@ class ObjectsRestored:
 class Packs:
     """Stored buffers out of a repository; each is read once while it is in use."""
 
-    def __init__(self, repository: Repository, *, keep: int) -> None:
+    def __init__(self, repository: Readable, *, keep: int) -> None:
         self._repository = repository
         self._keep = keep
         self._lock = threading.Lock()
