@@ -25,7 +25,7 @@ Overrides = Mapping[str, Mapping[str, Any]]
 COLLECTOR = "collector_"
 _SECRET_VARIABLES = frozenset(
     {
-        *("password", "passphrase", "recovery_code"),
+        *("password", "passphrase", "recovery_code", "storage_key"),
         *CREDENTIALS,
         *(COLLECTOR + name for name in CREDENTIALS),
     }
@@ -151,7 +151,7 @@ def _refuse_secrets(written: Mapping[str, Any], path: Path | None) -> None:
 
 def _secret_in(name: str, section: Mapping[str, Any]) -> str | None:
     """Where a section of the file holds a secret itself, for people."""
-    for field in ("password", "passphrase"):
+    for field in ("password", "passphrase", "storage_key"):
         if isinstance(section.get(field), str):
             return f"[{name}] {field}"
     if name == "source" and isinstance(dsn := section.get("dsn"), str) and dsn:
