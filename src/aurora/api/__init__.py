@@ -30,6 +30,14 @@ from aurora.api.incidents import (
     start_incident,
     stop_writes,
 )
+from aurora.api.keys import (
+    add_key,
+    list_keys,
+    prove_key,
+    recovery_sheet_of,
+    remove_key,
+    rotate_key,
+)
 from aurora.api.overview import status
 from aurora.api.restores import (
     plan_point,
@@ -40,23 +48,30 @@ from aurora.api.restores import (
     restore_point,
     restore_table,
 )
+from aurora.repository.sealed import new_identity
 
 __all__ = [
+    "add_key",
     "audit_entries",
     "audit_entry",
     "create_backup",
     "heal_backups",
     "incident_records",
     "list_backups",
+    "list_keys",
     "mark_point",
+    "new_identity",
     "plan_point",
     "plan_restore",
     "plan_resume_writes",
     "plan_stop_writes",
     "plan_table",
     "prepare_source",
+    "prove_key",
     "record",
     "recorded",
+    "recovery_sheet_of",
+    "remove_key",
     "replicate",
     "reports_directory",
     "restore",
@@ -64,6 +79,7 @@ __all__ = [
     "restore_point",
     "restore_table",
     "resume_writes",
+    "rotate_key",
     "start_incident",
     "status",
     "stop_writes",

@@ -100,6 +100,15 @@ class BackupSettings(_Section):
     )
 
 
+class SealedSettings(_Section):
+    recipients: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
+        default=(), description="public keys (age1…, ssh-ed25519 …) that can open sealed backups"
+    )
+    chunk_size: Size = Field(
+        default=16 << 20, ge=64 << 10, le=32 << 20, description="raw rows a part"
+    )
+
+
 class RestoreSettings(_Section):
     jobs: Jobs = Field(
         default_factory=default_jobs, description="connections that load side by side"
@@ -221,6 +230,7 @@ class Settings(BaseSettings):
     primary: StorageSettings = Field(default_factory=StorageSettings)
     secondary: StorageSettings | None = None
     backup: BackupSettings = Field(default_factory=BackupSettings)
+    sealed: SealedSettings = Field(default_factory=SealedSettings)
     restore: RestoreSettings = Field(default_factory=RestoreSettings)
     incident: IncidentSettings = Field(default_factory=IncidentSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
@@ -236,6 +246,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "primary": StorageSettings,
     "secondary": StorageSettings,
     "backup": BackupSettings,
+    "sealed": SealedSettings,
     "restore": RestoreSettings,
     "incident": IncidentSettings,
     "schedule": ScheduleSettings,
