@@ -27,6 +27,7 @@ from aurora.units import format_count, plural
 
 _TOP = 50
 _HISTORY = timedelta(days=1)  # before the range: what is usual
+_AROUND = timedelta(minutes=1)  # that commit times may run backwards
 _TOUCHES = 1000
 
 
@@ -213,6 +214,23 @@ def _dropped(repository: Repository, database: str, sink: EventSink) -> Iterator
             names = {name: rows.get(name, were.get(name, 0)) for name in names}
         before = backup, names
     yield from reversed(found)
+
+
+def xids_of(
+    repository: Repository, database: str, suspicion: dict[str, Any], *, sink: EventSink = discard
+) -> list[int]:
+    """The transactions that a suspicion (as its document) is about: one, or a run of deletes."""
+    if suspicion["transactions"] == 1:
+        return [int(suspicion["xid"])]
+    first = clock.parse(suspicion["commit_at"]) - _AROUND
+    last = clock.parse(suspicion["last_at"]) + _AROUND
+    low, high = (pgoutput.parse_lsn(suspicion[name]) for name in ("lsn", "end_lsn"))
+    return [
+        one.xid
+        for one in transactions(repository, database, Filter(first, last), sink=sink)
+        if low <= one.lsn < high
+        and any(name in one.tables and one.tables[name].deleted for name in suspicion["tables"])
+    ]
 
 
 @dataclass(frozen=True, slots=True)

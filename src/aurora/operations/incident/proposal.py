@@ -39,6 +39,23 @@ class TableDifference:
     bad_transactions: int = 0
     good_transactions: int = 0
 
+    @property
+    def damage(self) -> str:
+        return _shown(self.bad) if self.bad_transactions else ""
+
+    @property
+    def good_since(self) -> str:
+        return _shown(self.good) if self.good_transactions else ""
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything happened to it since the point, as far as is known."""
+        return bool(
+            self.bad_transactions
+            or self.good_transactions
+            or (self.rows_now is not None and self.rows_now != self.rows_then)
+        )
+
     def document(self) -> dict[str, Any]:
         return {
             "table": self.table,
@@ -236,8 +253,8 @@ def _count_now(dsn: str, tables: dict[str, TableDifference]) -> None:
 
 
 def _target_document(target: Target) -> dict[str, Any]:
-    names = ("at", "lsn", "xid", "before_xid", "latest")
-    return {name: value for name in names if (value := getattr(target, name)) not in (None, False)}
+    names = ("at", "lsn", "xid", "before_xid", "latest", "name")
+    return {name: value for name in names if (value := getattr(target, name))}
 
 
 def _told(one: Transaction) -> str:
