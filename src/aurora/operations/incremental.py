@@ -51,6 +51,7 @@ from aurora.operations.log_state import (
     slot_break,
     tables_read_again,
 )
+from aurora.operations.objects import ObjectsRun
 from aurora.postgres.errors import translated
 from aurora.postgres.server import open_control
 from aurora.repository.door import Ref, Repository
@@ -144,10 +145,19 @@ def _incremental(
     cancel = threading.Event()
     with open_control(dsn) as conn:
         place = _require_log(conn, dsn, names, place, repository, options)
-        with repository.write(options.database, level=options.level) as writer:
+        with (
+            repository.write(options.database, level=options.level) as writer,
+            ObjectsRun(
+                dsn, writer, repository, options.database, options.objects,
+                sink=sink, cancel=cancel,
+            ) as objects,
+        ):  # fmt: skip
             try:
+                objects.copy_ahead()
                 drained = _drain(conn, dsn, names, place, writer, sink, cancel)
-                report, log = _commit(dsn, names, place, drained, writer, options, sink, cancel)
+                report, log = _commit(
+                    dsn, names, place, drained, writer, objects, options, sink, cancel
+                )
             except BaseException:
                 cancel.set()
                 raise
@@ -267,6 +277,7 @@ def _commit(
     place: Place,
     drained: _Drained,
     writer: Writer,
+    objects: ObjectsRun,
     options: BackupOptions,
     sink: EventSink,
     cancel: threading.Event,
@@ -279,6 +290,7 @@ def _commit(
     def accept(held: HeldSnapshot) -> None:
         nonlocal markers
         accept_source(held, place.backup, options)
+        objects.see(held)
         with translated("source", doing="looking at the schema"):
             if fingerprint(held.connection, names.publications) != place.log.fingerprint:
                 raise _MustBeFull("the schema changed while the log was drained")
@@ -300,6 +312,7 @@ def _commit(
         sink=sink,
         cancel=cancel,
     )
+    storage, named = objects.finish()
     sink(PhaseBegun("making durable"))
     writer.flush()
     created_at = clock.now()
@@ -315,14 +328,16 @@ def _commit(
         figures={"rows": report.rows, "bytes": report.bytes_read, "tables": report.tables,
                  "transactions": sum(segment.transactions for segment in log.segments)},
         log=log,
+        storage=storage,
     )  # fmt: skip
     entry = writer.commit(
         backup_id=new_backup_id(INCREMENTAL, created_at),
         type=INCREMENTAL,
         created_at=created_at,
         manifest=manifest,
-        uses=[*store.uses(), *drained.refs, *more],
+        uses=[*store.uses(), *drained.refs, *more, *named],
     )
+    report.take_objects(objects)
     report.committed(entry, writer.stats)
     sink(PhaseEnded("making durable", f"backup {entry.id} is complete on the primary"))
     return report, log
