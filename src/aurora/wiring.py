@@ -19,6 +19,7 @@ from aurora.errors import AuroraError, UsageError, WrongKey
 from aurora.events import EventSink, Warned, discard
 from aurora.operations.configuration import StorageDraft
 from aurora.operations.init import Options
+from aurora.operations.objects import SourceObjects
 from aurora.postgres.conninfo import ConnInfo, needs_password
 from aurora.repository.door import ClosedRepository, Repository
 from aurora.repository.keys import Passphrase, RecoveryCode, Secret
@@ -28,6 +29,7 @@ from aurora.repository.sealed_door import SealedRepository
 from aurora.storage.addresses import parse_address
 from aurora.storage.base import Buffer, ObjectInfo, Storage
 from aurora.storage.open import Patience, open_storage
+from aurora.storage.supabase_rest import SupabaseRest
 
 DEFAULT_CONFIG = Path("aurora.toml")
 Place = Literal["primary", "secondary"]
@@ -114,6 +116,50 @@ class Aurora:
         """The same as a libpq string. It holds the password: never show it."""
         return self.source().dsn()
 
+    def source_objects(self) -> SourceObjects:
+        """Whether and how the objects of the source's Storage are backed up.
+
+        Without a key the run goes on and says what the backup lacks. Raises UsageError.
+        """
+        settings = self.settings.objects
+        return SourceObjects(
+            wanted=settings.include,
+            client=self._project_storage("source") if settings.include else None,
+            jobs=settings.jobs,
+            max_rate=settings.max_rate,
+            skip=settings.skip,
+        )
+
+    def target_storage(self, target: str | None) -> SupabaseRest | None:
+        """The Storage that objects are restored to; None where no key of it is known.
+
+        *target* is the connection string given for the restore; None means the source.
+        """
+        found = self._project_storage("target", target)
+        return self._project_storage("source") if found is None and target is None else found
+
+    def _project_storage(
+        self, side: Literal["source", "target"], dsn: str | None = None
+    ) -> SupabaseRest | None:
+        settings = self.settings.source if side == "source" else self.settings.target
+        prefix = f"AURORA_{side.upper()}_STORAGE_KEY"
+        reference = reference_from_environment(prefix) or settings.storage_key
+        if reference is None:
+            return None
+        url = settings.storage_url
+        if not url and (dsn or side == "source"):
+            url = project_reference(ConnInfo.parse(dsn) if dsn else self._source_as_written())
+        if not url and side == "target":
+            url = self.settings.source.storage_url
+        if not url:
+            raise UsageError(
+                f"a key of the {side}'s Storage is given, and not whose it is",
+                hint=f"Set storage_url under [{side}] in aurora.toml to the project's URL, or "
+                f"AURORA_{side.upper()}_STORAGE_URL.",
+            )
+        key = reference.resolve(f"the key of the {side}'s Storage", base=self.settings.base)
+        return SupabaseRest(url, key, connections=self.settings.objects.jobs + 2)
+
     def passphrase(self, place: Place) -> str:
         """The passphrase of a storage's repository, asked for at most once. Raises UsageError."""
         with self._lock:
@@ -136,7 +182,11 @@ class Aurora:
     def secret_files(self) -> list[Path]:
         """The files that hold secrets, as far as this configuration refers to files."""
         references: list[SecretRef | str | None] = [
-            reference_from_environment("AURORA_SOURCE_PASSWORD") or self.settings.source.password
+            reference_from_environment("AURORA_SOURCE_PASSWORD") or self.settings.source.password,
+            reference_from_environment("AURORA_SOURCE_STORAGE_KEY")
+            or self.settings.source.storage_key,
+            reference_from_environment("AURORA_TARGET_STORAGE_KEY")
+            or self.settings.target.storage_key,
         ]
         storages: dict[Place, StorageSettings | None] = {
             "primary": self.settings.primary,
@@ -377,11 +427,16 @@ def default_label(info: ConnInfo) -> str:
 
     Every Supabase database is called postgres, which tells no two apart.
     """
+    return slug(project_reference(info) or info.dbname)
+
+
+def project_reference(info: ConnInfo) -> str:
+    """The reference of the hosted Supabase project that *info* leads to; "" for others."""
     options = info.settled().options
     for pattern, value in _PROJECT:
         if found := re.search(pattern, options.get(value, "")):
-            return slug(found[1])
-    return slug(info.dbname)
+            return found[1]
+    return ""
 
 
 def credential_references(place: Place, settings: StorageSettings) -> dict[str, SecretRef | str]:

@@ -41,6 +41,7 @@ from aurora.api.keys import (
     remove_key,
     rotate_key,
 )
+from aurora.api.objects import restore_objects, save_object
 from aurora.api.overview import status
 from aurora.api.restores import (
     plan_point,
@@ -80,11 +81,13 @@ __all__ = [
     "replicate",
     "reports_directory",
     "restore",
+    "restore_objects",
     "restore_options",
     "restore_point",
     "restore_table",
     "resume_writes",
     "rotate_key",
+    "save_object",
     "start_incident",
     "status",
     "stop_writes",

@@ -69,7 +69,7 @@ def create_backup(
         )
         memory.remember(repository, repository.resolve(report.backup_id, aurora.database))
         note.facts |= report.document()
-        note.outcome = "incomplete" if report.replicated is False else note.outcome
+        note.outcome = note.outcome if report.is_complete else "incomplete"
     return report
 
 
