@@ -23,12 +23,15 @@ from aurora.api.backups import (
 from aurora.api.changelog import mark_point, prepare_source, transactions
 from aurora.api.common import reports_directory
 from aurora.api.incidents import (
+    assess,
     incident_records,
     plan_resume_writes,
     plan_stop_writes,
+    recovery_point,
     resume_writes,
     start_incident,
     stop_writes,
+    touches,
 )
 from aurora.api.keys import (
     add_key,
@@ -62,6 +65,7 @@ from aurora.repository.sealed import new_identity
 
 __all__ = [
     "add_key",
+    "assess",
     "audit_entries",
     "audit_entry",
     "create_backup",
@@ -84,6 +88,7 @@ __all__ = [
     "prune_places",
     "record",
     "recorded",
+    "recovery_point",
     "recovery_sheet_of",
     "release_backup",
     "remove_key",
@@ -101,6 +106,7 @@ __all__ = [
     "start_incident",
     "status",
     "stop_writes",
+    "touches",
     "transactions",
     "undelete_backup",
     "verify_audit",

@@ -201,6 +201,15 @@ class IncidentSettings(_Section):
     reminder: Duration = Field(
         default=1800.0, description="how often to remind while writes are stopped; 0 never"
     )
+    canaries: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
+        default=(), description="tables that nobody changes, schema.table each: a change is alarm"
+    )
+    deleted_rows: int = Field(
+        default=1000, ge=1, description="rows deleted at once from which on it is told"
+    )
+    deleted_share: float = Field(
+        default=0.2, gt=0, le=1, description="share of a table deleted at once, likewise"
+    )
 
 
 def _due(text: str) -> Any:
