@@ -17,6 +17,7 @@ from aurora.api.backups import (
     create_backup,
     heal_backups,
     list_backups,
+    list_with_marks,
     replicate,
     verify_backup,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "incident_records",
     "list_backups",
     "list_keys",
+    "list_with_marks",
     "mark_point",
     "new_identity",
     "plan_point",

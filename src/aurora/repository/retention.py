@@ -131,13 +131,16 @@ def likely_kept(
         return set()
     reference = min(now, chosen[-1][2])
     begin = reference - policy.window
-    before = [at for _, kind, at in chosen if kind == FULL and at <= begin][-2:]
+    before = [at for _, kind, at in chosen if kind == FULL and at <= begin]
+    has_log = any(kind not in _ALONE for _, kind, _ in chosen)
+    fulls = before[-2 if has_log else -1 :]
+    since = {FULL: min(fulls, default=begin), SEALED: reference, SAFETY: reference}
     newest = {kind: one for one, kind, _ in chosen if kind != SAFETY}
     return set(newest.values()) | {
         one
         for one, kind, at in chosen
         if reference - at < policy.age_of(kind)
-        or (kind not in (SEALED, SAFETY) and at >= min(before, default=begin))
+        or at >= since.get(kind, min(before[-2:], default=begin))
     }
 
 
