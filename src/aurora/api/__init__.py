@@ -31,6 +31,7 @@ from aurora.api.incidents import (
     stop_writes,
 )
 from aurora.api.overview import status
+from aurora.api.proof import last_test, run_recovery_test, validate
 from aurora.api.restores import (
     plan_point,
     plan_restore,
@@ -47,6 +48,7 @@ __all__ = [
     "create_backup",
     "heal_backups",
     "incident_records",
+    "last_test",
     "list_backups",
     "mark_point",
     "plan_point",
@@ -64,10 +66,12 @@ __all__ = [
     "restore_point",
     "restore_table",
     "resume_writes",
+    "run_recovery_test",
     "start_incident",
     "status",
     "stop_writes",
     "transactions",
+    "validate",
     "verify_audit",
     "verify_backup",
 ]

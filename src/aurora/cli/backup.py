@@ -7,7 +7,7 @@ import typer
 
 from aurora import api, clock
 from aurora.cli import context as run
-from aurora.cli import mark, recover, restore, status, verify
+from aurora.cli import mark, proof, recover, restore, status, verify
 from aurora.cli.render import surface, table
 from aurora.errors import Incomplete, UsageError
 from aurora.operations.backup import BackupReport
@@ -25,6 +25,8 @@ backup.command("restore-full")(restore.restore_full)
 backup.command("restore-table")(restore.restore_table)
 backup.command("restore-point")(recover.restore_point)
 backup.command("mark")(mark.mark)
+backup.command("validate")(proof.validate)
+backup.command("test-recovery")(proof.recovery_test)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
 
