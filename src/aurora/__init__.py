@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         restore,
         restore_options,
         restore_table,
+        status,
         verify_backup,
     )
     from aurora.errors import AuroraError
@@ -35,6 +36,7 @@ __all__ = [
     "restore",
     "restore_options",
     "restore_table",
+    "status",
     "verify_backup",
 ]
 

@@ -19,8 +19,9 @@ from aurora.api.backups import (
     replicate,
     verify_backup,
 )
-from aurora.api.changelog import prepare_source, transactions
+from aurora.api.changelog import mark_point, prepare_source, transactions
 from aurora.api.common import reports_directory
+from aurora.api.overview import status
 from aurora.api.restores import (
     plan_point,
     restore,
@@ -33,6 +34,7 @@ __all__ = [
     "create_backup",
     "heal_backups",
     "list_backups",
+    "mark_point",
     "plan_point",
     "prepare_source",
     "replicate",
@@ -41,6 +43,7 @@ __all__ = [
     "restore_options",
     "restore_point",
     "restore_table",
+    "status",
     "transactions",
     "verify_backup",
 ]

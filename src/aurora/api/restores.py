@@ -55,6 +55,7 @@ def plan_point(
     *,
     target: str | None = None,
     options: RestoreOptions | None = None,
+    full: str | None = None,
     storage: str = "primary",
     notices: Sequence[str] = (),
     sink: EventSink = discard,
@@ -63,12 +64,14 @@ def plan_point(
 
     Raises: see :func:`aurora.operations.recover.plan_recovery`.
     """
+    repository = aurora.open_for_reading(storage, sink=sink)
     return plan_recovery(
-        aurora.open_for_reading(storage, sink=sink),
+        repository,
         aurora.database,
         moment,
         target or aurora.source_dsn(),
         options or restore_options(aurora),
+        full=repository.resolve(full, aurora.database).id if full else "",
         notices=notices,
         sink=sink,
     )
@@ -80,6 +83,7 @@ def restore_point(
     *,
     target: str | None = None,
     options: RestoreOptions | None = None,
+    full: str | None = None,
     storage: str = "primary",
     notices: Sequence[str] = (),
     confirm: Callable[[RecoveryPlan], None] | None = None,
@@ -89,6 +93,7 @@ def restore_point(
 
     Args:
         target: connection string; the source by default.
+        full: the full backup to start from; by default the newest that serves.
         notices: sentences for the plan and the report.
         confirm: gets the plan before anything is changed, and may raise.
 
@@ -96,8 +101,9 @@ def restore_point(
     """
     dsn = target or aurora.source_dsn()
     plan = plan_point(
-        aurora, moment, target=dsn, options=options, storage=storage, notices=notices, sink=sink
-    )
+        aurora, moment, target=dsn, options=options, full=full, storage=storage, notices=notices,
+        sink=sink,
+    )  # fmt: skip
     if confirm is not None:
         confirm(plan)
 

@@ -12,9 +12,11 @@ from typing import Any
 from aurora import clock
 from aurora.engines.base import LogPart, Segment
 from aurora.engines.logical import pgoutput
+from aurora.engines.logical.marks import PREFIX, point_of
 from aurora.engines.logical.names import shown
 from aurora.engines.logical.segments import FrameReader
-from aurora.errors import IntegrityError, ObjectDamaged, UnsupportedRepository, UsageError
+from aurora.engines.logical.targets import parse_moment
+from aurora.errors import IntegrityError, ObjectDamaged, UnsupportedRepository
 from aurora.events import EventSink, Warned, discard
 from aurora.operations.content import Backup
 from aurora.repository.door import Ref, Repository
@@ -45,6 +47,11 @@ class Transaction:
     messages: list[str] = field(default_factory=list)  # marks that Aurora wrote
     backup: str = ""  # the incremental that holds its end
 
+    @property
+    def restore_points(self) -> list[str]:
+        """Names that were given to this moment."""
+        return [name for text in self.messages if (name := point_of(text))]
+
     def document(self) -> dict[str, Any]:
         """For ``--json``."""
         return {
@@ -62,6 +69,7 @@ class Transaction:
                 for name, one in self.tables.items()
             },
             "messages": self.messages,
+            "restore_points": self.restore_points,
             "backup": self.backup,
         }
 
@@ -82,18 +90,12 @@ class Filter:
             return False
         if self.table:
             return self.table in one.tables
-        return bool(one.tables) or (self.with_marks and bool(one.messages))
+        return bool(one.tables or one.restore_points) or (self.with_marks and bool(one.messages))
 
 
 def parse_time(text: str) -> datetime:
     """A moment as people type it; without zone it is UTC. Raises UsageError."""
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError as error:
-        raise UsageError(
-            f"not a time: {text[:40]!r}", hint="Write one like 2026-11-23T12:00:00Z."
-        ) from error
-    return clock.parse(f"{moment.isoformat()}{'' if moment.tzinfo else 'Z'}")
+    return pgoutput.moment(parse_moment(text).micros())
 
 
 def transactions(
@@ -223,7 +225,7 @@ class _Reader:
 
     def _message(self, message: bytes) -> None:
         found = pgoutput.read_message(message)
-        if found.prefix == "aurora":
+        if found.prefix == PREFIX:
             self._messages.append(found.content.decode(errors="replace"))
 
     def _end(self, commit: pgoutput.Commit) -> Transaction:

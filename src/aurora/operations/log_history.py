@@ -9,6 +9,7 @@ from aurora.engines.base import LogPart, Segment
 from aurora.engines.logical.spool import Scanned, ends_continued, scan
 from aurora.engines.logical.targets import (
     Base,
+    Marked,
     Part,
     Resolution,
     Run,
@@ -68,6 +69,14 @@ class LogSegments:
         open_xid = self._scan(before).open_xid if before >= 0 else 0
         return scan(self.payload(number), continuing=self.continued(number - 1), open_xid=open_xid)
 
+    def marks(self) -> tuple[Marked, ...]:
+        """What Aurora wrote into the log for itself."""
+        return tuple(
+            Marked(one.text, Transaction(one.xid, one.lsn, 0, micros(one.at)))
+            for segment in self.segments
+            for one in segment.marks
+        )
+
     def stretches(self) -> tuple[Stretch, ...]:
         """What :mod:`targets` wants to know of them."""
         return tuple(
@@ -90,9 +99,20 @@ class Link:
 
 
 def resolve_target(
-    repository: Repository, database: str, target: Target, sink: EventSink
+    repository: Repository, database: str, target: Target, sink: EventSink, *, full: str = ""
 ) -> tuple[Resolution, list[Link]]:
-    """Every slot's log is a history of its own; the newest that meets the target is taken."""
+    """Every slot's log is a history of its own; the newest that meets the target is taken.
+
+    Raises as :func:`aurora.engines.logical.targets.resolve`.
+    """
+    runs, links = read_runs(repository, database, sink)
+    return resolve(target, runs, full=full), links
+
+
+def read_runs(
+    repository: Repository, database: str, sink: EventSink
+) -> tuple[list[Run], list[Link]]:
+    """The stretches of log without a gap, oldest first, and the backups that hold them."""
     histories: dict[tuple[object, ...], list[Link]] = {}
     for link in _links(repository, database, sink):
         log = link.log
@@ -102,7 +122,7 @@ def resolve_target(
     for links in histories.values():
         runs += _runs(links)
     runs.sort(key=lambda run: run.to_at)
-    return resolve(target, runs), [link for links in histories.values() for link in links]
+    return runs, [link for links in histories.values() for link in links]
 
 
 def _links(repository: Repository, database: str, sink: EventSink) -> Iterator[Link]:
@@ -135,7 +155,7 @@ def _runs(links: Sequence[Link]) -> list[Run]:
     parts = [
         Part(
             link.backup.entry.id, link.log.from_lsn, link.log.to_lsn, micros(link.log.to_at),
-            link.log.fingerprint, link.segments.stretches(),
+            link.log.fingerprint, link.segments.stretches(), link.segments.marks(),
         )
         for link in links
         if link.log.parent

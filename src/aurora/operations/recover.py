@@ -124,17 +124,21 @@ def plan_recovery(
     dsn: str,
     options: RestoreOptions,
     *,
+    full: str = "",
     notices: Sequence[str] = (),
     sink: EventSink,
 ) -> RecoveryPlan:
     """Find the full and the transactions for *target*, look at the target server. Changes nothing.
+
+    Args:
+        full: id of the full to start from; by default the newest that serves.
 
     Raises:
         RepositoryNotFound: there is no change log, or no such transaction in it.
         UsageError: the target cannot be met exactly; the nearest that can are in the hint.
         TargetNotEmpty, TargetUnfit, TargetUnreachable: see :func:`restore.plan_restore`.
     """
-    resolution, links = resolve_target(repository, database, target, sink)
+    resolution, links = resolve_target(repository, database, target, sink, full=full)
     base = next(link for link in links if link.backup.entry.id == resolution.base.backup)
     chain = _chain(resolution, links)
     wanted = tuple(_wanted(resolution, base, chain))
@@ -363,14 +367,3 @@ def _described(found: Transaction | None) -> dict[str, object] | None:
         return None
     lsn = f"{found.commit_lsn >> 32:X}/{found.commit_lsn & 0xFFFFFFFF:X}"
     return {"xid": found.xid, "at": shown_time(found.at), "lsn": lsn}
-
-
-def require_one(chosen: Mapping[str, object]) -> None:
-    """Exactly one way to name a target. Raises UsageError."""
-    given = [name for name, value in chosen.items() if value]
-    if len(given) != 1:
-        raise UsageError(
-            "name one target" + (f", not {len(given)}: {', '.join(given)}" if given else ""),
-            hint='Write `aurora backup restore-point "2024-01-09T12:00:00Z"`, or one of --lsn, '
-            "--xid, --before-xid, --latest.",
-        )

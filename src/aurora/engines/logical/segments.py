@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from aurora import clock
-from aurora.engines.base import Buffer, Segment, Stored
-from aurora.engines.logical import pgoutput
+from aurora.engines.base import Buffer, Mark, Segment, Stored
+from aurora.engines.logical import marks, pgoutput
 
 CUT_BYTES = 8 << 20
 _HEADER = struct.Struct("<IQ")
@@ -41,7 +41,7 @@ class SegmentBuilder:
         self._cut = cut_bytes
         self._relations: dict[int, bytes] = {}
         self._types: dict[int, bytes] = {}
-        self._xid = 0  # of the transaction that is open
+        self._begin: pgoutput.Begin | None = None  # of the transaction that is open
         self._prefix, self._body = bytearray(), bytearray()
         self._here: set[int] = set()  # oids of relations, and of types with a minus sign
         self._facts = _Facts()
@@ -77,11 +77,11 @@ class SegmentBuilder:
 
     def _note(self, kind: int, message: Buffer) -> None:
         if kind == pgoutput.BEGIN:
-            self._xid = pgoutput.read_begin(message).xid
-            self._facts.see_xid(self._xid)
+            self._begin = pgoutput.read_begin(message)
+            self._facts.see_xid(self._begin.xid)
         elif kind == pgoutput.COMMIT:
             self._facts.see_commit(pgoutput.read_commit(message))
-            self._xid = 0
+            self._begin = None
         elif kind == pgoutput.RELATION:
             oid = pgoutput.relation_of(message)
             self._relations[oid] = bytes(message)
@@ -95,6 +95,8 @@ class SegmentBuilder:
             for oid in pgoutput.read_truncate(message).relations:
                 if oid not in self._here:
                     self._need(oid)
+        elif kind == pgoutput.MESSAGE and self._begin is not None:
+            self._facts.see_message(pgoutput.read_message(message), self._begin)
 
     def _need(self, oid: int) -> None:
         """Put what is known of a relation before the segment's own messages."""
@@ -136,20 +138,21 @@ class SegmentBuilder:
         self._here = set()
         self._facts = _Facts()
         self._first_lsn, self._room = 0, self._cut
-        if self._xid:
-            self._facts.see_xid(self._xid)
+        if self._begin is not None:
+            self._facts.see_xid(self._begin.xid)
 
 
 class _Facts:
     """What a segment's description says of it."""
 
-    __slots__ = ("_first", "_last", "_max", "_min", "_transactions")
+    __slots__ = ("_first", "_last", "_marks", "_max", "_min", "_transactions")
 
     def __init__(self) -> None:
         self._first: pgoutput.Commit | None = None
         self._last: pgoutput.Commit | None = None
         self._min = self._max = 0
         self._transactions = 0
+        self._marks: list[Mark] = []
 
     def see_xid(self, xid: int) -> None:
         if not self._min:
@@ -164,6 +167,12 @@ class _Facts:
         self._last = commit
         self._transactions += 1
 
+    def see_message(self, found: pgoutput.Message, begin: pgoutput.Begin) -> None:
+        text = found.content.decode(errors="replace")
+        if found.prefix == marks.PREFIX and found.transactional and marks.is_kept(text):
+            at = clock.isoformat(pgoutput.moment(begin.at))
+            self._marks.append(Mark(text, begin.xid, begin.final_lsn, at))
+
     def segment(self, raw: int, first_lsn: int) -> Segment:
         return Segment(
             object="",
@@ -175,6 +184,7 @@ class _Facts:
             min_xid=self._min,
             max_xid=self._max,
             transactions=self._transactions,
+            marks=tuple(self._marks),
         )
 
 
