@@ -149,6 +149,7 @@ def plan_recovery(
         base.backup.snapshot,
         sequences=after.backup.snapshot.sequences,
         large_objects=before[-1].backup.snapshot.large_objects,
+        vault=before[-1].backup.snapshot.vault,
     )
     return RecoveryPlan(
         target, plan_restore(base.backup, dsn, options), resolution, chain, wanted, streamed,

@@ -183,9 +183,7 @@ def publishes_what_others_own(conn: Connection) -> bool:
     try:
         with conn.transaction(force_rollback=True):
             conn.execute("SET LOCAL lock_timeout = '2s'")
-            conn.execute(
-                f"CREATE PUBLICATION aurora_may_it FOR TABLE ONLY {quoted(*row)}".encode()
-            )
+            conn.execute(f"CREATE PUBLICATION aurora_may_it FOR TABLE ONLY {quoted(*row)}".encode())
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable):
         return False
     return True
