@@ -16,7 +16,7 @@ from aurora.engines.base import Snapshot, Table, TableData
 from aurora.engines.logical import system
 from aurora.engines.logical.entries import views_on
 from aurora.engines.logical.names import shown
-from aurora.engines.logical.schema import Archive
+from aurora.engines.logical.schema import Archive, Described
 from aurora.engines.logical.target import TargetState
 from aurora.engines.supabase import staging
 from aurora.engines.supabase.handover import HandedOver, Work, hand_over, shared_columns
@@ -35,6 +35,7 @@ from aurora.engines.supabase.vault import parse_secrets
 from aurora.errors import TargetNotEmpty, TargetUnfit
 from aurora.events import EventSink, PhaseBegun, PhaseEnded
 from aurora.operations.content import Backup
+from aurora.operations.findings import listed
 from aurora.operations.reports import PartResult, RestoreReport
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import translated
@@ -119,8 +120,7 @@ def plan_project(
     content = backup.read_all(snapshot.archive.pieces)
     with tempfile.TemporaryDirectory(prefix="aurora-") as directory:
         described = Archive(snapshot.archive, content, Path(directory)).described()
-    _require_fresh(state, project, described_keys={(d.entry.kind, d.schema, d.name): d.sql
-                                                   for d in described})  # fmt: skip
+    _require_fresh(state, project, described)
     entries = sort_entries(
         described, project.schema, snapshot, installed=project.extensions, schemas=project.schemas
     )
@@ -143,16 +143,19 @@ def plan_project(
     )  # fmt: skip
 
 
-def _require_fresh(
-    state: TargetState, project: Project, described_keys: dict[tuple[str, str, str], str]
-) -> None:
+def _require_fresh(state: TargetState, project: Project, archive: Sequence[Described]) -> None:
     if project.unfinished:
         return  # all of it is that restore's, which began in a fresh one
+    # The dashboard may put a function and its event trigger into each new project.
+    same = {
+        (one.entry.kind, one.schema, one.name, one.sql)
+        for one in archive
+        if one.entry.kind in ("FUNCTION", "EVENT TRIGGER")
+    }
     found = [
         f"{one.entry.kind.lower()} {shown(one.schema, one.name) if one.schema else one.name}"
         for one in project.schema
-        if belongs_to_user(one)
-        and described_keys.get((one.entry.kind, one.schema, one.name)) != one.sql
+        if belongs_to_user(one) and (one.entry.kind, one.schema, one.name, one.sql) not in same
     ]
     if found:
         raise TargetNotEmpty(
@@ -239,9 +242,9 @@ def _lost_otherwise(
     if absent := [n for n, _, _ in snapshot.source.database.extensions if n not in there]:
         losses.append(f"extensions that the project has not: {', '.join(absent)}")
     if entries.policies and not project.may_make_policies:
+        names = [one.title.removeprefix("POLICY on ") for one in entries.policies]
         losses.append(
-            f"{len(entries.policies)} policies on the services' tables: the role may not make any "
-            f"({entries.policies[0].title.removeprefix('POLICY on ')}, …)"
+            f"policies on the services' tables, which the role may not make: {listed(names)}"
         )
     if entries.watching and not project.may_make_event_triggers:
         losses.append(

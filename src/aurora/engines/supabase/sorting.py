@@ -93,7 +93,7 @@ def belongs_to_user(one: Described) -> bool:
 
 def is_fresh_owner(owner: str) -> bool:
     """Whether what the role owns is the platform's; people's things are postgres' or their own."""
-    return owner != "postgres" and is_reserved(owner)
+    return owner not in ("postgres", "pg_database_owner") and is_reserved(owner)
 
 
 class _Sorter:
