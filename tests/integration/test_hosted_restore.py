@@ -190,7 +190,7 @@ def test_a_project_in_use_is_refused(new_project: NewProject, project: Project) 
     project.backup(source)
     run_sql(target, "CREATE TABLE public.mine (a int)", "INSERT INTO public.mine VALUES (1)")
     for in_place in (False, True):
-        with pytest.raises(TargetNotEmpty, match="not fresh.*table public.mine") as told:
+        with pytest.raises(TargetNotEmpty, match=r"not fresh.*table public\.mine") as told:
             project.restore(target, in_place=in_place)
         assert "new project" in told.value.hint
     assert run_sql(target, "SELECT a FROM public.mine") == [(1,)]
@@ -218,7 +218,7 @@ def test_columns_that_an_older_service_lacks_are_named(
     make_app(source)
     run_sql(source, "UPDATE auth.sessions SET scopes = 'all'")
     project.backup(source)
-    with pytest.raises(TargetUnfit, match="auth.sessions") as told:
+    with pytest.raises(TargetUnfit, match=r"auth\.sessions") as told:
         project.restore(target)
     assert "refresh_token_hmac_key" in told.value.hint
     assert "scopes" in told.value.hint

@@ -20,7 +20,7 @@ from aurora.errors import IntegrityError, ObjectDamaged, UnsupportedRepository
 from aurora.events import EventSink, Warned, discard
 from aurora.operations.content import Backup
 from aurora.repository.door import Ref, Repository
-from aurora.repository.ids import SAFETY
+from aurora.repository.ids import APART
 
 _KINDS = {pgoutput.INSERT: 0, pgoutput.UPDATE: 1, pgoutput.DELETE: 2}
 
@@ -111,7 +111,7 @@ def transactions(
     """
     wanted = wanted or Filter()
     seen, of_log = 0, None
-    for backup_id, log in _parts(repository, database, sink):
+    for backup_id, log in log_parts(repository, database, sink):
         same = (log.slot, log.system_identifier, log.timeline, log.database_oid)
         if same != of_log:
             seen, of_log = 0, same  # positions of another server mean something else
@@ -127,9 +127,12 @@ def transactions(
                     yield one
 
 
-def _parts(repository: Repository, database: str, sink: EventSink) -> Iterator[tuple[str, LogPart]]:
+def log_parts(
+    repository: Repository, database: str, sink: EventSink
+) -> Iterator[tuple[str, LogPart]]:
+    """Every backup that carries a part of the log, oldest first."""
     for entry in repository.backups(database):
-        if entry.type == SAFETY:
+        if entry.type in APART:
             continue
         try:
             log = Backup(repository, entry).body.log

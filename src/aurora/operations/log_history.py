@@ -26,7 +26,7 @@ from aurora.events import EventSink, Warned
 from aurora.operations.content import Backup, RepositorySource
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
-from aurora.repository.ids import SAFETY
+from aurora.repository.ids import APART
 
 
 class LogSegments:
@@ -127,7 +127,7 @@ def read_runs(
 
 def _links(repository: Repository, database: str, sink: EventSink) -> Iterator[Link]:
     for entry in repository.backups(database):
-        if entry.type == SAFETY:
+        if entry.type in APART:
             continue
         backup = _opened(repository, entry, sink)
         if backup is not None and backup.body.log is not None:
@@ -156,6 +156,7 @@ def _runs(links: Sequence[Link]) -> list[Run]:
         Part(
             link.backup.entry.id, link.log.from_lsn, link.log.to_lsn, micros(link.log.to_at),
             link.log.fingerprint, link.segments.stretches(), link.segments.marks(),
+            link.log.markers, snapshot_sees(link.backup.snapshot.source.snapshot),
         )
         for link in links
         if link.log.parent
@@ -170,6 +171,7 @@ def _base(link: Link) -> Base:
     return Base(
         link.backup.entry.id, link.log.from_lsn, int(high, 16) << 32 | int(low, 16),
         micros(source.snapshot_at), link.log.fingerprint, snapshot_sees(source.snapshot),
+        link.log.markers,
     )  # fmt: skip
 
 

@@ -90,6 +90,16 @@ class RestorePlan:
         stamp = self.restore_id.removeprefix("r").replace("-", "_").lower()
         return aside_name(self.state.name, f"before_{stamp}")
 
+    def document(self) -> dict[str, object]:
+        """For ``--json``."""
+        return {
+            "backup_id": self.backup.entry.id,
+            "state_of": self.backup.snapshot.source.snapshot_at,
+            "mode": self.mode,
+            "database": self.state.name,
+            **({"project": self.project.document()} if self.project is not None else {}),
+        }
+
     def facts(self) -> list[tuple[str, str]]:
         """Lines for a person."""
         snapshot = self.backup.snapshot
@@ -133,8 +143,10 @@ class Content:
 
     kind: str  # of the report
     state_of: str
-    snapshot: Snapshot  # schema by the backup's archive; its sequences and large objects
+    snapshot: Snapshot  # tables, roles, settings, sequences and large objects
+    schema: Backup  # whose archive makes the schema
     load: LoadRows
+    recovered_to: str = ""  # the recovery target
     notes: tuple[str, ...] = ()
 
 
@@ -293,6 +305,7 @@ def run_restore(
         target=plan.state.info.redacted(),
         state_of=content.state_of if content else plan.backup.snapshot.source.snapshot_at,
         begun_at=clock.isoformat(clock.now()),
+        recovered_to=content.recovered_to if content else "",
         notes=list(content.notes) if content else [],
     )
     if plan.mode == "swap" and plan.options.safety and make_safety_backup is not None:
@@ -300,7 +313,7 @@ def run_restore(
         report.safety_backup = make_safety_backup()
         sink(Noted(f"safety backup {report.safety_backup}"))
     if plan.options.with_roles:
-        _restore_roles(plan, report, sink)
+        _restore_roles(plan, _snapshot(plan, content), report, sink)
     cancel = threading.Event()
     with _place_to_build(plan) as info:
         try:
@@ -333,9 +346,9 @@ def run_restore(
                 context={"report": report},
             )
         if plan.project is not None:
-            _take_over(plan, plan.project, content, report, sink)
+            _take_over(plan, plan.project, _snapshot(plan, content), report, sink)
         else:
-            _put_in_place(plan, report, sink)
+            _put_in_place(plan, _snapshot(plan, content), report, sink)
     report.seconds = time.monotonic() - begun
     report.ended_at = clock.isoformat(clock.now())
     report.outcome = "restored with refusals" if report.refusals else "restored"
@@ -345,12 +358,11 @@ def run_restore(
 def _take_over(
     plan: RestorePlan,
     project: ProjectPlan,
-    content: Content | None,
+    snapshot: Snapshot,
     report: RestoreReport,
     sink: EventSink,
 ) -> None:
     """The last step into a Supabase project: where it fails, nothing of the restore stays."""
-    snapshot = content.snapshot if content else plan.backup.snapshot
     try:
         take_over(project, snapshot, plan.backup, plan.state.info, report, sink)
     except CheckFailed as error:
@@ -360,6 +372,10 @@ def _take_over(
     except BaseException:
         _sweep(plan, sink)
         raise
+
+
+def _snapshot(plan: RestorePlan, content: Content | None) -> Snapshot:
+    return content.snapshot if content else plan.backup.snapshot
 
 
 def _kept_hint(plan: RestorePlan) -> str:
@@ -396,7 +412,8 @@ def _build(
     cancel: threading.Event,
 ) -> Built:
     backup, state = plan.backup, plan.state
-    snapshot = content.snapshot if content else backup.snapshot
+    schema = content.schema if content else backup
+    snapshot = _snapshot(plan, content)
     data = () if content else backup.data()
     only = None
     if plan.project is not None:
@@ -407,8 +424,8 @@ def _build(
     report.database = state.name
     with tempfile.TemporaryDirectory(prefix="aurora-") as directory:
         archive = Archive(
-            backup.snapshot.archive,
-            backup.read_all(backup.snapshot.archive.pieces),
+            schema.snapshot.archive,
+            schema.read_all(schema.snapshot.archive.pieces),
             Path(directory),
             only=only,
         )
@@ -447,13 +464,15 @@ def _sweep(plan: RestorePlan, sink: EventSink) -> None:
         )
 
 
-def _put_in_place(plan: RestorePlan, report: RestoreReport, sink: EventSink) -> None:
+def _put_in_place(
+    plan: RestorePlan, snapshot: Snapshot, report: RestoreReport, sink: EventSink
+) -> None:
     state = plan.state
     if plan.mode == "direct":
         return
-    properties = state.properties or plan.backup.snapshot.source.database
+    properties = state.properties or snapshot.source.database
     if plan.options.with_roles:
-        properties = plan.backup.snapshot.source.database
+        properties = snapshot.source.database
     with maintenance(state.info) as conn:
         report.refusals += finish(conn, plan.build_name, properties)
     old = plan.old_name if plan.mode in ("empty", "swap") else None
@@ -473,12 +492,15 @@ def _put_in_place(plan: RestorePlan, report: RestoreReport, sink: EventSink) -> 
         )
 
 
-def _restore_roles(plan: RestorePlan, report: RestoreReport, sink: EventSink) -> None:
-    text = plan.backup.read_all(plan.backup.snapshot.globals).decode()
+def _restore_roles(
+    plan: RestorePlan, snapshot: Snapshot, report: RestoreReport, sink: EventSink
+) -> None:
+    text = plan.backup.read_all(snapshot.globals).decode()
     sink(PhaseBegun("restoring roles"))
+    place = maintenance(plan.state.info)
     if plan.project is not None:
-        text = roles_of_users(text)
-    with near(plan.state) as conn:
+        text, place = roles_of_users(text), near(plan.state)
+    with place as conn:
         applied = system.apply_globals(conn, text)
     report.refusals += list(applied.refused)
     if applied.kept:

@@ -78,6 +78,19 @@ class ProjectPlan:
     def waiting_oids(self) -> set[int]:
         return {table.oid for table in self.waiting}
 
+    def document(self) -> dict[str, object]:
+        """For ``--json``."""
+        return {
+            "removes_unfinished": self.project.unfinished,
+            "tables": [shown(table.schema, table.name) for table in self.waiting],
+            "skipped": [
+                {"table": table, "rows": rows, "why": why} for table, rows, why in self.skipped
+            ],
+            "lost": list(self.losses),
+            "notes": list(self.notes),
+            "left_to_you": [part for part, _ in _OUTSIDE],
+        }
+
     def facts(self) -> list[tuple[str, str]]:
         """Lines for a person."""
         schemas = sorted({table.schema for table in self.waiting})

@@ -1,7 +1,8 @@
-"""What is different where the target is a Supabase project.
+"""What a Supabase project has beside its database's own rows, and how a backup goes into one.
 
-A project has one database, in which the services' own schemas (``auth``, ``storage``, …)
-exist already, with their own owners, migrations and grants. A restore fills the user's
-schemas as everywhere, and brings the rows of the services' tables into the tables that are
-there. Everything that touches those is one last transaction: see :mod:`.handover`.
+Storage objects and buckets: :mod:`.collect`, :mod:`.upload`. A project as the target of a
+restore has one database, in which the services' own schemas (``auth``, ``storage``, …)
+exist already, with their own owners, migrations and grants: the user's schemas are filled
+as everywhere, and the rows of the services' tables go into the tables that are there in
+one last transaction, see :mod:`.handover`.
 """
