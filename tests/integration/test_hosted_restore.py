@@ -151,7 +151,7 @@ def test_report_says_what_became_of_every_part(
 def test_policies_that_may_not_be_made_are_known_before(
     hosted_servers: HostedServers, pg_major: int, new_project: NewProject, project: Project
 ) -> None:
-    """Nothing is changed; with --accept-refusals the rest is restored, and the report names them."""
+    """Nothing is changed; with --accept-refusals the rest is restored and they are named."""
     here = hosted_servers.get(pg_major, "a", supautils=True)
     source, target = new_project(here), new_project(hosted_servers.get(pg_major, "c"))
     make_app(source, policies=True)

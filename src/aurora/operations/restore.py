@@ -497,10 +497,9 @@ def _restore_roles(
 ) -> None:
     text = plan.backup.read_all(snapshot.globals).decode()
     sink(PhaseBegun("restoring roles"))
-    place = maintenance(plan.state.info)
     if plan.project is not None:
-        text, place = roles_of_users(text), near(plan.state)
-    with place as conn:
+        text = roles_of_users(text)
+    with near(plan.state) if plan.project is not None else maintenance(plan.state.info) as conn:
         applied = system.apply_globals(conn, text)
     report.refusals += list(applied.refused)
     if applied.kept:
