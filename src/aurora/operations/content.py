@@ -15,6 +15,7 @@ import msgspec
 
 from aurora.engines.base import Buffer, Extent, LogPart, RowsSum, Snapshot, Stored, Table, TableData
 from aurora.engines.logical.checksum import ROW_HASH, rows_kind
+from aurora.engines.supabase.documents import StoragePart
 from aurora.errors import ObjectDamaged, UnsupportedRepository, UsageError
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Ref, Repository
@@ -48,6 +49,7 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
     partial: bool = False  # rows of some tables alone: no whole restore
     figures: dict[str, int] = {}
     log: LogPart | None = None  # its place in the change log, where there is one
+    storage: StoragePart | None = None  # the objects of the project's Storage
 
 
 Readable = Repository | SealedRepository

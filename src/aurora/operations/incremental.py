@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from aurora import clock
 from aurora.engines.base import Buffer, LogPart, Segment, Snapshot, Stored, TableData
 from aurora.engines.logical import slot as slots
+from aurora.engines.logical.ddl import markers_of
 from aurora.engines.logical.export import ExportOptions, export
 from aurora.engines.logical.fingerprint import fingerprint
 from aurora.engines.logical.names import Connection
@@ -25,7 +26,7 @@ from aurora.engines.logical.receiver import LogSession, SlotBusy, SlotGone
 from aurora.engines.logical.segments import SegmentBuilder, SegmentUploads
 from aurora.engines.logical.slot import LogNames
 from aurora.engines.logical.snapshot import HeldSnapshot
-from aurora.errors import AuroraError
+from aurora.errors import AuroraError, SourceChanged
 from aurora.events import Advanced, EventSink, Noted, PhaseBegun, PhaseEnded, Warned
 from aurora.operations.backup import (
     BackupOptions,
@@ -50,6 +51,7 @@ from aurora.operations.log_state import (
     slot_break,
     tables_read_again,
 )
+from aurora.operations.objects import ObjectsRun
 from aurora.postgres.errors import translated
 from aurora.postgres.server import open_control
 from aurora.repository.door import Ref, Repository
@@ -84,6 +86,7 @@ def create_incremental(
     open_mirror: Callable[[], MirrorView] | None,
     sink: EventSink,
     before_acknowledge: Callable[[], None] = lambda: None,
+    or_full: bool = True,
 ) -> BackupReport:
     """Make an incremental backup, or a full where the log does not lead on from the newest.
 
@@ -91,6 +94,7 @@ def create_incremental(
 
     Args:
         before_acknowledge: called between commit and acknowledgement, for tests.
+        or_full: with False no full is made instead; SourceChanged says why one would be.
 
     Raises:
         SourceError, StorageError, RepositoryError, UsageError, Cancelled: no backup was made,
@@ -101,6 +105,11 @@ def create_incremental(
         report = _incremental(dsn, repository, options, sink, before_acknowledge)
     except (_MustBeFull, SlotGone) as why:
         reason = why.message if isinstance(why, SlotGone) else str(why)
+        if not or_full:
+            raise SourceChanged(
+                f"the change log does not lead on: {reason}",
+                hint="What is in the log so far can be used. A full backup begins it anew.",
+            ) from why
         sink(Noted(f"making a full backup: {reason}"))
         return create_full(
             dsn, repository, options, open_mirror=open_mirror, sink=sink, reason=reason
@@ -143,10 +152,19 @@ def _incremental(
     cancel = threading.Event()
     with open_control(dsn) as conn:
         place = _require_log(conn, dsn, names, place, repository, options)
-        with repository.write(options.database, level=options.level) as writer:
+        with (
+            repository.write(options.database, level=options.level) as writer,
+            ObjectsRun(
+                dsn, writer, repository, options.database, options.objects,
+                sink=sink, cancel=cancel,
+            ) as objects,
+        ):  # fmt: skip
             try:
+                objects.copy_ahead()
                 drained = _drain(conn, dsn, names, place, writer, sink, cancel)
-                report, log = _commit(dsn, names, place, drained, writer, options, sink, cancel)
+                report, log = _commit(
+                    dsn, names, place, drained, writer, objects, options, sink, cancel
+                )
             except BaseException:
                 cancel.set()
                 raise
@@ -266,6 +284,7 @@ def _commit(
     place: Place,
     drained: _Drained,
     writer: Writer,
+    objects: ObjectsRun,
     options: BackupOptions,
     sink: EventSink,
     cancel: threading.Event,
@@ -273,11 +292,16 @@ def _commit(
     remembered = place.backup.data()
     store = WriterStore(writer, remembered_sums(place.backup.snapshot.tables, remembered))
 
+    markers = ""
+
     def accept(held: HeldSnapshot) -> None:
+        nonlocal markers
         accept_source(held, place.backup, options)
+        objects.see(held)
         with translated("source", doing="looking at the schema"):
             if fingerprint(held.connection, names.publications) != place.log.fingerprint:
                 raise _MustBeFull("the schema changed while the log was drained")
+            markers = markers_of(held.connection, names)
 
     snapshot, data = export(
         dsn,
@@ -295,10 +319,11 @@ def _commit(
         sink=sink,
         cancel=cancel,
     )
+    storage, named = objects.finish()
     sink(PhaseBegun("making durable"))
     writer.flush()
     created_at = clock.now()
-    log = _log_part(place, drained, data)
+    log = _log_part(place, drained, data, markers)
     report = _report(snapshot, data, log, options)
     manifest, more = write_body(
         writer,
@@ -310,20 +335,22 @@ def _commit(
         figures={"rows": report.rows, "bytes": report.bytes_read, "tables": report.tables,
                  "transactions": sum(segment.transactions for segment in log.segments)},
         log=log,
+        storage=storage,
     )  # fmt: skip
     entry = writer.commit(
         backup_id=new_backup_id(INCREMENTAL, created_at),
         type=INCREMENTAL,
         created_at=created_at,
         manifest=manifest,
-        uses=[*store.uses(), *drained.refs, *more],
+        uses=[*store.uses(), *drained.refs, *more, *named],
     )
+    report.take_objects(objects)
     report.committed(entry, writer.stats)
     sink(PhaseEnded("making durable", f"backup {entry.id} is complete on the primary"))
     return report, log
 
 
-def _log_part(place: Place, drained: _Drained, data: list[TableData]) -> LogPart:
+def _log_part(place: Place, drained: _Drained, data: list[TableData], markers: str) -> LogPart:
     before = place.log
     return LogPart(
         slot=before.slot,
@@ -337,6 +364,7 @@ def _log_part(place: Place, drained: _Drained, data: list[TableData]) -> LogPart
         to_at=drained.to_at,
         segments=drained.segments,
         fingerprint=before.fingerprint,
+        markers=markers,
         keyed=before.keyed,
         unkeyed=tuple(sorted(table.oid for table in data)),
     )
