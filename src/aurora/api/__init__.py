@@ -28,6 +28,7 @@ from aurora.api.restores import (
     restore_point,
     restore_table,
 )
+from aurora.api.stream import stream
 
 __all__ = [
     "create_backup",
@@ -41,6 +42,7 @@ __all__ = [
     "restore_options",
     "restore_point",
     "restore_table",
+    "stream",
     "transactions",
     "verify_backup",
 ]

@@ -12,6 +12,7 @@ from aurora.operations.log_state import INCREMENTAL
 from aurora.operations.verify import Healed, Verified
 from aurora.repository import mirror
 from aurora.repository.catalog import BackupEntry
+from aurora.repository.ids import STREAM
 from aurora.repository.mirror import ReplicationReport
 from aurora.repository.verify import Level
 from aurora.wiring import Aurora
@@ -63,11 +64,13 @@ def list_backups(
     *,
     storage: str = "primary",
     all_databases: bool = False,
+    pieces: bool = False,
     sink: EventSink = discard,
 ) -> list[BackupEntry]:
-    """The backups on a storage, oldest first."""
+    """The backups on a storage, oldest first; with *pieces* also those of a stream's log."""
     repository = aurora.open_for_reading(storage, sink=sink)
-    return repository.backups(None if all_databases else aurora.database)
+    found = repository.backups(None if all_databases else aurora.database)
+    return [entry for entry in found if pieces or entry.type != STREAM]
 
 
 def replicate(aurora: Aurora, *, sink: EventSink = discard) -> ReplicationReport:

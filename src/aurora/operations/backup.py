@@ -16,7 +16,7 @@ from aurora.operations.content import Backup, WriterStore, remembered_sums, writ
 from aurora.operations.log_state import INCREMENTAL, Anchor
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
-from aurora.repository.ids import new_backup_id
+from aurora.repository.ids import STREAM, new_backup_id
 from aurora.repository.mirror import MirrorView, replicate
 from aurora.repository.writer import WriterStats
 from aurora.version import __version__
@@ -53,6 +53,7 @@ class LogReport:
     transactions: int = 0
     tables_streamed: int = 0
     tables_read_again: int = 0
+    fingerprint: str = ""  # of the schema
     acknowledged: bool | None = None  # None: nothing was to be acknowledged
 
     @classmethod
@@ -68,6 +69,7 @@ class LogReport:
             sum(segment.transactions for segment in part.segments),
             len(part.keyed),
             len(part.unkeyed),
+            part.fingerprint,
         )
 
 
@@ -208,7 +210,7 @@ def create_backup(
 def previous_backup(repository: Repository, database: str, sink: EventSink) -> Backup | None:
     """The newest readable backup of the database; a damaged one only costs its memory."""
     for entry in reversed(repository.backups(database)):
-        if entry.type == INCREMENTAL:  # it has few tables to remember
+        if entry.type in (INCREMENTAL, STREAM):  # they have few tables to remember, or none
             continue
         try:
             return Backup(repository, entry)

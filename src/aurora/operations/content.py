@@ -13,9 +13,19 @@ from typing import Any
 
 import msgspec
 
-from aurora.engines.base import Buffer, Extent, LogPart, RowsSum, Snapshot, Stored, Table, TableData
+from aurora.engines.base import (
+    Buffer,
+    Extent,
+    LogPart,
+    RowsSum,
+    Sequence_,
+    Snapshot,
+    Stored,
+    Table,
+    TableData,
+)
 from aurora.engines.logical.checksum import ROW_HASH, rows_kind
-from aurora.errors import ObjectDamaged, UnsupportedRepository
+from aurora.errors import ObjectDamaged, UnsupportedRepository, UsageError
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Ref, Repository
 from aurora.repository.layout import ObjectType
@@ -39,13 +49,14 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
 
     engine: str
     aurora: str  # the version that wrote it
-    snapshot: Snapshot
     data: tuple[TableData, ...]
+    snapshot: Snapshot | None = None  # None: a piece of the change log, see ``log``
     objects: tuple[TableObject, ...] = ()
     label: str = ""  # why it was made: "safety before restore …"
     partial: bool = False  # rows of some tables alone: no whole restore
     figures: dict[str, int] = {}
     log: LogPart | None = None  # its place in the change log, where there is one
+    sequences: tuple[Sequence_, ...] = ()  # of a piece: those that moved since the one before
 
 
 _Key = tuple[str, tuple[str, ...], int]  # kind of the rows, the objects, offset inside
@@ -143,14 +154,25 @@ class Backup:
                 context={"name": entry.manifest_name},
             ) from error
 
-        if self.snapshot.row_hash != ROW_HASH:
+        if not self.is_piece and self.snapshot.row_hash != ROW_HASH:
             raise UnsupportedRepository(
                 f"backup {entry.id} has row checksums of kind {self.snapshot.row_hash}",
                 hint="Install the Aurora that knows them. Nothing was changed.",
             )
 
     @property
+    def is_piece(self) -> bool:
+        """Whether it holds a piece of the change log and nothing else."""
+        return self.body.snapshot is None
+
+    @property
     def snapshot(self) -> Snapshot:
+        """Raises UsageError for a piece of the change log."""
+        if self.body.snapshot is None:
+            raise UsageError(
+                f"{self.entry.id} is a piece of the change log that `aurora stream` stored",
+                hint="It is no backup by itself; recoveries to a point in time use it.",
+            )
         return self.body.snapshot
 
     def data(self, only: set[int] | None = None) -> list[TableData]:

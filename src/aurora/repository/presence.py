@@ -5,6 +5,8 @@ from collections.abc import Collection
 from aurora.errors import ObjectMissing
 from aurora.storage.base import Storage
 
+_FEW = 12  # a listing shows a thousand names, of which few may be asked for
+
 
 def stored_sizes(storage: Storage, names: Collection[str]) -> dict[str, int]:
     """The stored bytes of those of *names* that are there; a listing tells most of them.
@@ -13,7 +15,8 @@ def stored_sizes(storage: Storage, names: Collection[str]) -> dict[str, int]:
         StorageError.
     """
     sizes: dict[str, int] = {}
-    for first in sorted({name.partition("/")[0] for name in names}):
+    firsts = {name.partition("/")[0] for name in names} if len(names) > _FEW else set()
+    for first in sorted(firsts):
         for info in storage.list(f"{first}/"):
             if info.name in names:
                 sizes[info.name] = info.size

@@ -78,6 +78,7 @@ class WriterOptions:
     bytes_in_flight: int = DEFAULT_BYTES_IN_FLIGHT
     ttl_seconds: float = TTL_SECONDS
     distrusted: Container[str] = ()
+    reuse: bool = True  # False: nothing that is held is looked for, so beginning is cheap
 
     def __post_init__(self) -> None:
         if not -5 <= self.level <= 19:
@@ -85,9 +86,10 @@ class WriterOptions:
 
 
 class Writer:
-    """Writes one backup. A context manager; :meth:`put` may be called from any thread.
+    """Writes one backup, or several small ones. A context manager.
 
-    Leaving the context without :meth:`commit` abandons the run.
+    :meth:`put` may be called from any thread. Leaving the context without :meth:`commit`
+    abandons the run.
     """
 
     def __init__(
@@ -97,8 +99,11 @@ class Writer:
         database: str,
         options: WriterOptions,
         sink: EventSink = discard,
+        catalog: Catalog | None = None,
     ) -> None:
         """Put the lease, then look at what is held, then put the session.
+
+        A *catalog* of the same storage that knows refs already saves reading them.
 
         Raises:
             StorageError, UsageError.
@@ -112,7 +117,7 @@ class Writer:
         self._claimed: set[str] = set()
         self._stored: dict[str, RefObject] = {}
         reader = ObjectReader(storage)
-        self._catalog = Catalog(reader, master.repository_id, master.mac_key)
+        self._catalog = catalog or Catalog(reader, master.repository_id, master.mac_key)
         self._session = new_session()
         self._lease = Lease(
             storage,
@@ -129,14 +134,18 @@ class Writer:
         )
         self._lease.begin()
         try:
-            self._holdings = Holdings.take(
-                reader,
-                Sessions(reader, master),
-                self._catalog,
-                master,
-                distrusted=options.distrusted,
-                sink=sink,
-            )
+            sessions = Sessions(reader, master)
+            if options.reuse:
+                self._holdings = Holdings.take(
+                    reader,
+                    sessions,
+                    self._catalog,
+                    master,
+                    distrusted=options.distrusted,
+                    sink=sink,
+                )
+            else:
+                self._holdings = Holdings.nothing(reader, sessions)
             if self.sid8 in self._holdings.sid8s:  # one in four billion
                 raise UsageError("the random session id is taken", hint="Run it again.")
             stored = write_session(master, self._session, created_at=clock.now())
@@ -203,11 +212,13 @@ class Writer:
         created_at: datetime,
         manifest: Mapping[str, Any],
         uses: Iterable[Ref],
+        last: bool = True,
     ) -> BackupEntry:
         """Make the backup: refs, then the manifest. The run is over when this returns.
 
-        *uses* names every object that a restore of this backup reads, apart from sessions
-        and the manifest itself. *manifest* is canonical JSON with any members but
+        Unless it is not the *last* of this run: then it goes on under the same lease, so it
+        must end before long. *uses* names every object that a restore of this backup reads,
+        apart from sessions and the manifest itself. *manifest* is canonical JSON with any members but
         ``commit``.
 
         Raises:
@@ -252,7 +263,8 @@ class Writer:
         )
         self._put_commit(refs, sealed)
         self.stats.stored_bytes += len(sealed)
-        self._close(end_lease=True)
+        if last:
+            self._close(end_lease=True)
         return entry_of(refs)  # not by a listing: some storages list late
 
     def abandon(self) -> None:

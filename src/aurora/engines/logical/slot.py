@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, cast
 
 import psycopg
@@ -397,15 +398,26 @@ def flush_position(conn: Connection) -> tuple[int, Any]:
     return parse_lsn(row[1]), row[0]
 
 
-def emit_mark(conn: Connection, text: str) -> None:
+def emit_mark(conn: Connection, text: str) -> tuple[int, int, datetime]:
     """Write *text* into the log in a transaction of its own, and make the log durable with it.
 
     It also makes durable what committed without waiting (synchronous_commit = off) before.
+
+    Returns:
+        The transaction's xid (32 bits), where the message lies, and the source's clock.
     """
     with conn.transaction():
         conn.execute("SET LOCAL transaction_read_only = off")
         conn.execute("SET LOCAL synchronous_commit = local")
-        conn.execute("SELECT pg_catalog.pg_logical_emit_message(true, 'aurora', %s)", (text,))
+        row = _first(
+            conn,
+            "SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)::text,"
+            " pg_catalog.pg_current_xact_id()::text::bigint & 4294967295,"
+            " pg_catalog.clock_timestamp()",
+            ("aurora", text),
+        )
+    assert row is not None
+    return int(row[1]), parse_lsn(row[0]), row[2]
 
 
 def advance_slot(conn: Connection, name: str, lsn: int) -> None:
@@ -414,6 +426,11 @@ def advance_slot(conn: Connection, name: str, lsn: int) -> None:
         "SELECT pg_catalog.pg_replication_slot_advance(%s, %s::pg_lsn)",
         (name, f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"),
     )
+
+
+def drop_slot(conn: Connection, name: str) -> None:
+    """Give the slot up: the server may remove what it kept."""
+    conn.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (name,))
 
 
 def run_statements(conn: Connection, statements: Iterable[str]) -> None:
