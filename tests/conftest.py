@@ -6,7 +6,12 @@ import pytest
 
 from tests.fixtures.policy import RIGHT_TO_SKIP, ROOT, strict
 
-pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.stores", "tests.fixtures.data"]
+pytest_plugins = [
+    "tests.fixtures.postgres",
+    "tests.fixtures.hosted",
+    "tests.fixtures.stores",
+    "tests.fixtures.data",
+]
 
 # The code under test finds the client programs of our test servers before the system's.
 _bins = [str(path) for path in sorted(ROOT.glob(".pg/*/bin"))]

@@ -25,7 +25,7 @@ from aurora.repository.keys import Passphrase, RecoveryCode, Secret
 from aurora.repository.mirror import MirrorView
 from aurora.storage.addresses import parse_address
 from aurora.storage.base import Buffer, ObjectInfo, Storage
-from aurora.storage.open import open_storage
+from aurora.storage.open import Patience, open_storage
 
 DEFAULT_CONFIG = Path("aurora.toml")
 Place = Literal["primary", "secondary"]
@@ -56,11 +56,16 @@ class Aurora:
         ask: Ask = nobody,
         ask_passphrase: Ask | None = None,
         sink: EventSink = discard,
+        patience: Patience | None = None,
     ) -> None:
-        """*ask_passphrase* is for passphrases where they are being chosen; *ask* by default."""
+        """*ask_passphrase* is for passphrases where they are being chosen; *ask* by default.
+
+        *patience* is for storages that do not answer.
+        """
         self.settings = settings
         self._ask = ask
         self._sink = sink
+        self._patience = patience
         self._ask_passphrase = ask_passphrase or ask
         self._lock = RLock()
         self._passphrases: dict[Place, str] = {}
@@ -75,6 +80,7 @@ class Aurora:
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
         ask: Ask = nobody,
         sink: EventSink = discard,
+        patience: Patience | None = None,
     ) -> "Aurora":
         """Read aurora.toml at *path*; *overrides* (by section and field) win over it.
 
@@ -82,7 +88,7 @@ class Aurora:
 
         Raises UsageError.
         """
-        return cls(load_settings(Path(path), overrides), ask=ask, sink=sink)
+        return cls(load_settings(Path(path), overrides), ask=ask, sink=sink, patience=patience)
 
     @cached_property
     def database(self) -> str:
@@ -150,6 +156,7 @@ class Aurora:
                     settings.url,
                     self._credentials(place, settings),
                     base_directory=self.settings.base,
+                    patience=self._patience,
                     sink=self._sink,
                 )
             return self._storages[place]

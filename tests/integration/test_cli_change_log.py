@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.looks import run_script
+from tests.fixtures.looks import run_script, run_sql
 from tests.fixtures.postgres import NewDatabase
 
 Run = subprocess.CompletedProcess[str]
@@ -80,3 +80,69 @@ def test_prepare_backup_show_undo(workplace: tuple[Path, str]) -> None:
     became = aurora(directory, "backup", "create", "--type", "incremental")
     assert became.returncode == 0
     assert "a full, not an incremental: the slot aurora_app is not on the source" in became.stdout
+
+
+def test_a_restore_point_from_mark_to_recovery(workplace: tuple[Path, str], tmp_path: Path) -> None:
+    """Marked, carried by the log, shown, recovered to; without a log it is refused."""
+    directory, dsn = workplace
+    nowhere = aurora(directory, "backup", "mark", "too early")
+    assert nowhere.returncode == 22
+    assert "Nothing was marked" in nowhere.stderr
+    assert aurora(directory, "source", "prepare", "--yes").returncode == 0
+    assert aurora(directory, "backup", "create").returncode == 0
+    run_script(dsn, "INSERT INTO keyed VALUES (1)")
+    marked = summary(aurora(directory, "backup", "mark", "before deploy", "--json"))
+    assert marked["name"] == "before deploy"
+    run_script(dsn, "DELETE FROM keyed")
+    assert aurora(directory, "backup", "mark", "bad\nname").returncode == 2
+    assert aurora(directory, "backup", "create", "--type", "incremental").returncode == 0
+
+    told = aurora(directory, "log", "show").stdout
+    assert f"xid {marked['xid']}" in told
+    assert "[restore point before deploy]" in told
+    point = ("backup", "restore-point", "--name", "before deploy", "--target", f"{dsn}_pit")
+    planned = summary(aurora(directory, *point, "--dry-run", "--json"))
+    assert planned["target"] == "restore point before deploy"
+    last = planned["last_applied"]
+    assert isinstance(last, dict)
+    assert last["xid"] == marked["xid"]
+    assert summary(aurora(directory, *point, "--json"))["outcome"] == "restored"
+    try:
+        assert run_sql(f"{dsn}_pit", "SELECT id FROM keyed") == [(1,)]
+    finally:
+        run_sql(dsn, f'DROP DATABASE "{dsn.rsplit("/", 1)[1]}_pit"')
+    table = ("backup", "restore-table", "keyed", "--name", "before deploy")
+    planned = summary(aurora(directory, *table, "--as", "was", "--dry-run", "--json"))
+    assert (planned["mode"], planned["restored_as"]) == ("copy", "public.was")
+    made = summary(aurora(directory, *table, "--as", "was", "--json"))
+    assert made["recovered_to"] == "restore point before deploy"
+    assert run_sql(dsn, "SELECT id FROM was") == [(1,)]
+    assert aurora(directory, "backup", "restore-table", "keyed", "--as", "x").returncode == 2
+    whole = ("backup", "restore-full", "latest:full", "--name", "before deploy", "--dry-run")
+    assert "restore point before deploy" in aurora(directory, *whole).stdout
+    unknown = aurora(directory, "backup", "restore-point", "--name", "befor", "--json")
+    assert unknown.returncode == 10
+    error = json.loads(unknown.stderr.splitlines()[-1])
+    assert "before deploy" in error["context"]["choices"][0]
+    run_sql(dsn, "SELECT pg_drop_replication_slot('aurora_app')")
+
+
+def test_a_time_without_zone(workplace: tuple[Path, str]) -> None:
+    """Without a terminal it is UTC, and the plan says so; two targets are one too many."""
+    directory, dsn = workplace
+    assert aurora(directory, "source", "prepare", "--yes").returncode == 0
+    assert aurora(directory, "backup", "create").returncode == 0
+    run_script(dsn, "INSERT INTO keyed VALUES (1)")
+    now = run_sql(dsn, "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', "
+                       "'YYYY-MM-DD HH24:MI:SS.US')")[0][0]  # fmt: skip
+    assert aurora(directory, "backup", "create", "--type", "incremental").returncode == 0
+    point = ("backup", "restore-point", "--dry-run", "--target", f"{dsn}_pit")
+    assert "is taken for UTC" in aurora(directory, *point, now).stdout
+    with_zone = aurora(directory, *point, f"{now}Z")
+    assert with_zone.returncode == 0
+    assert "is taken for UTC" not in with_zone.stdout
+    assert "before the first full" in aurora(directory, *point, "2024-01-09T12:00:00Z").stderr
+    assert "in the future" in aurora(directory, *point, "2924-01-09T12:00:00Z").stderr
+    assert aurora(directory, *point, now, "--latest").returncode == 2
+    assert aurora(directory, *point).returncode == 2
+    run_sql(dsn, "SELECT pg_drop_replication_slot('aurora_app')")

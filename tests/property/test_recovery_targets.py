@@ -1,9 +1,10 @@
 """Targets against a plain search through every transaction, for logs cut in any way."""
 
 import itertools
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from aurora.engines.logical.targets import (
     Base,
+    Marked,
     Part,
     Run,
     Stretch,
@@ -246,25 +248,123 @@ def test_without_log() -> None:
         resolve(Target(latest=True), [])
 
 
+NOON = datetime(2024, 1, 9, 12, tzinfo=UTC)
+
+
 @pytest.mark.parametrize(
-    "text,expected",
+    "text,expected,zoned",
     [
-        ("2024-01-09T12:00:00Z", (datetime(2024, 1, 9, 12, tzinfo=UTC), False)),
-        ("2024-01-09 14:00:00+02", (datetime(2024, 1, 9, 12, tzinfo=UTC), False)),
-        ("2024-01-09 12:00:00", (datetime(2024, 1, 9, 12, tzinfo=UTC), True)),
-        ("2024-01-09T12:00:00.000001Z", (datetime(2024, 1, 9, 12, 0, 0, 1, UTC), False)),
+        ("2024-01-09T12:00:00Z", NOON, True),
+        ("2024-01-09t12:00:00z", NOON, True),
+        (" 2024-01-09 12:00 ", NOON, False),
+        ("2024-01-09 14:00:00+02", NOON, True),
+        ("2024-01-09 14:00:00 +0200", NOON, True),
+        ("2024-01-09T06:30:00-05:30", NOON, True),
+        ("2024-01-09 12:00:00 UTC", NOON, True),
+        ("20240109T120000Z", NOON, True),
+        ("2024-01-09 12:00:00", NOON, False),
+        ("2024-01-09T12:00:00.000001Z", NOON + timedelta(microseconds=1), True),
+        ("2024-01-09T12:00:00.5+00:00", NOON + timedelta(milliseconds=500), True),
+        ("2024-01-09", NOON - timedelta(hours=12), False),
     ],
 )
-def test_moments(text: str, expected: tuple[datetime, bool]) -> None:
-    """ISO 8601, with and without zone."""
-    assert parse_moment(text) == (to_micros(expected[0]), expected[1])
+def test_moments(text: str, expected: datetime, zoned: bool) -> None:
+    """ISO 8601, with and without zone, as people and servers write it."""
+    found = parse_moment(text)
+    assert (found.micros(), found.zoned) == (to_micros(expected), zoned)
+    assert found.is_date == (len(text) == 10)
 
 
-@pytest.mark.parametrize("text", ["yesterday", "", "2024-13-01T00:00:00Z"])
+def test_a_moment_in_the_machine_s_own_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Winter and summer differ."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        assert parse_moment("2024-01-09 13:00").micros(None) == to_micros(NOON)
+        summer = datetime(2024, 7, 9, 12, tzinfo=UTC)
+        assert parse_moment("2024-07-09 14:00").micros(None) == to_micros(summer)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "yesterday",
+        "",
+        "2024-13-01T00:00:00Z",
+        "12:00",
+        "Z",
+        "0001-01-01T00:00+14:00",
+        "2024-01-09T12:00:00+99:00",
+        "2024-01-09 12:00 somewhere",
+    ],
+)
 def test_no_moments(text: str) -> None:
     """What is none is said to be none."""
     with pytest.raises(AuroraError, match="not a time"):
         parse_moment(text)
+
+
+def _with_points(*names: str) -> list[Run]:
+    """One run of transactions 1000, 1001, …, each with a restore point of the given name."""
+    found = [Transaction(1000 + i, 6000 + i, 6001 + i, (1100 + i) * SECOND)
+             for i in range(len(names))]  # fmt: skip
+    marks = tuple(
+        Marked(f"point {name}", replace(one, end_lsn=0))
+        for name, one in zip(names, found, strict=True)
+    )
+    stretch = _stretch(found, 5000, [])
+    part = Part("i", 5000, 7000, 2000 * SECOND, "a", (stretch,), marks)
+    again = replace(part, backup="j")  # read twice
+    return runs_of([part, again], [Base("f", 5000, 5500, 1000 * SECOND, "a", lambda _: False)])
+
+
+def test_a_restore_point_is_a_target() -> None:
+    """Its own transaction is the last that is applied."""
+    runs = _with_points("one", "two", "three")
+    found = resolve(Target(name="two"), runs)
+    assert found.cut is not None
+    assert (found.cut.xid, found.lost) == (1001, 1)
+    assert str(Target(name="two")) == "restore point two"
+
+
+def test_unknown_and_ambiguous_restore_points_list_choices() -> None:
+    """With what tells them apart."""
+    runs = _with_points("one", "two", "one")
+    with pytest.raises(RepositoryNotFound, match="no restore point three") as unknown:
+        resolve(Target(name="three"), runs)
+    assert "two (" in unknown.value.hint
+    with pytest.raises(UsageError, match="2 restore points are called one") as several:
+        resolve(Target(name="one"), runs)
+    assert "xid 1002" in several.value.message
+    assert len(several.value.context["choices"]) == 2  # type: ignore[arg-type]
+
+
+def test_a_full_may_be_named() -> None:
+    """Where the newest is damaged, an older one."""
+    bases = [Base(n, 5000, lsn, 1000 * SECOND, "a", lambda _: False)
+             for n, lsn in (("old", 5100), ("new", 5200))]  # fmt: skip
+    runs = runs_of([Part("i", 5000, 7000, 2000 * SECOND, "a")], bases)
+    target = Target(at=1500 * SECOND)
+    assert resolve(target, runs).base.backup == "new"
+    assert resolve(target, runs, full="old").base.backup == "old"
+    with pytest.raises(RepositoryNotFound):
+        resolve(target, runs, full="none")
+
+
+def test_refusals_say_where_the_target_lies() -> None:
+    """In the future, after the end, before the first full."""
+    runs = runs_of([Part("i", 5000, 7000, 2000 * SECOND, "a")],
+                   [Base("f", 5000, 5500, 1000 * SECOND, "a", lambda _: False)])  # fmt: skip
+    future = to_micros(datetime.now(UTC)) + 3600 * SECOND
+    for at, words in ((future, "in the future"), (2001 * SECOND, "does not reach so far"),
+                      (999 * SECOND, "before the first full")):  # fmt: skip
+        with pytest.raises(UsageError, match=words) as refused:
+            resolve(Target(at=at), runs)
+        assert "It reaches from" in refused.value.hint
+        assert refused.value.context["window"]
 
 
 def test_lsns() -> None:

@@ -50,13 +50,15 @@ def test_each_error_is_an_object_for_programs(
     kind: type[AuroraError], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The last line of standard error with --json."""
-    exits.report(kind("it failed", hint="Do this."), as_json=True)
+    context = {"choices": ["a", "b"], "count": 2, "report": object()}
+    exits.report(kind("it failed", hint="Do this.", context=context), as_json=True)
     assert json.loads(capsys.readouterr().err) == {
         "message_type": "exit_error",
         "code": kind.code,
         "exit_code": kind.exit_code,
         "message": "it failed",
         "hint": "Do this.",
+        "context": {"choices": ["a", "b"], "count": 2},
     }
 
 

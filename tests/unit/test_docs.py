@@ -205,6 +205,6 @@ def test_no_file_holds_an_address_of_this_machine_or_of_a_registry() -> None:
 def test_pages_stay_short(page: Path) -> None:
     """Somebody reads them on a bad day. The format is for programmers."""
     # The list of commands is looked up, not read: it grows with them.
-    limit = 300 if page.name == "commands.md" else 220
+    limit = 600 if page.name == "commands.md" else 220
     if page.name != "format.md":
         assert len(page.read_text(encoding="utf-8").splitlines()) <= limit

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 
 from aurora.events import EventSink, discard
 from aurora.operations import log as log_operation
+from aurora.operations import mark as mark_operation
 from aurora.operations import source as source_operation
+from aurora.operations.mark import MarkReport
 from aurora.operations.source import PreparePlan
 from aurora.wiring import Aurora
 
@@ -38,6 +40,14 @@ def prepare_source(
     else:
         source_operation.run_prepare(plan, sink=sink)
     return plan
+
+
+def mark_point(aurora: Aurora, name: str) -> MarkReport:
+    """Give this moment of the source a name; ``restore_point(aurora, Target(name=name))``.
+
+    Raises: see :func:`aurora.operations.mark.mark_point`.
+    """
+    return mark_operation.mark_point(aurora.source_dsn(), aurora.database, name)
 
 
 def transactions(

@@ -19,7 +19,12 @@ from aurora.wiring import Aurora
 
 
 def memory_of(aurora: Aurora) -> Memory:
-    return Memory(aurora.settings.base / "aurora.state")
+    return Memory(state_directory(aurora))
+
+
+def state_directory(aurora: Aurora) -> Path:
+    """Where this machine keeps what it has seen and done: beside aurora.toml."""
+    return aurora.settings.base / "aurora.state"
 
 
 def backup_options(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from aurora.cli import doctor, exits, init
+from aurora.cli.audit import audit
 from aurora.cli.backup import backup
 from aurora.cli.changes import log
 from aurora.cli.source import source
@@ -28,6 +29,7 @@ app.command("doctor", short_help="Is everything in place? What to do if not.")(d
 app.add_typer(backup, name="backup", help="Create, list, verify, heal and restore backups.")
 app.add_typer(source, name="source", help="Prepare the source for incremental backups.")
 app.command("stream", short_help="Store every change as it is committed.")(stream)
+app.add_typer(audit, name="audit", help="What was done with the backups, and is the record whole?")
 app.add_typer(log, name="log", help="Look into the change log of incremental backups.")
 
 

@@ -7,7 +7,7 @@ import typer
 
 from aurora import api, clock
 from aurora.cli import context as run
-from aurora.cli import recover, restore, verify
+from aurora.cli import mark, recover, restore, status, verify
 from aurora.cli.render import surface, table
 from aurora.errors import Incomplete, UsageError
 from aurora.operations.backup import BackupReport
@@ -17,12 +17,14 @@ from aurora.repository.catalog import BackupEntry
 from aurora.units import format_count, format_duration, format_size
 
 backup = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+backup.command("status")(status.status)
 backup.command("verify")(verify.verify)
 backup.command("heal")(verify.heal)
 backup.command("restore")(restore.restore)
 backup.command("restore-full")(restore.restore_full)
 backup.command("restore-table")(restore.restore_table)
 backup.command("restore-point")(recover.restore_point)
+backup.command("mark")(mark.mark)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
 

@@ -6,6 +6,7 @@ import typer
 
 from aurora.cli.prompts import ask_secret
 from aurora.events import EventSink, discard
+from aurora.storage.open import Patience
 from aurora.wiring import DEFAULT_CONFIG, Aurora
 
 
@@ -20,6 +21,7 @@ def load(
     overrides: dict[str, dict[str, object]] | None = None,
     *,
     sink: EventSink = discard,
+    patience: Patience | None = None,
 ) -> Aurora:
     """The configured Aurora, asking on the terminal for secrets that nothing supplies."""
     given = {
@@ -27,4 +29,6 @@ def load(
         for section, fields in (overrides or {}).items()
         if (kept := {name: value for name, value in fields.items() if value is not None})
     }
-    return Aurora.load(config_path(context), overrides=given, ask=ask_secret, sink=sink)
+    return Aurora.load(
+        config_path(context), overrides=given, ask=ask_secret, sink=sink, patience=patience
+    )

@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
@@ -33,6 +33,7 @@ def report(error: BaseException, *, as_json: bool) -> int:
             "exit_code": known.exit_code,
             "message": known.message,
             "hint": known.hint,
+            "context": _plain(known.context),
         }
         typer.echo(json.dumps(line, ensure_ascii=False), err=True)
     else:
@@ -80,6 +81,17 @@ def _known(error: BaseException) -> AuroraError:
     )
     unexpected.code = "unexpected"
     return unexpected
+
+
+def _plain(context: Mapping[str, object]) -> dict[str, object]:
+    """The names and numbers among what an error carries."""
+    return {name: value for name, value in context.items() if _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(one) for one in value)
+    return value is None or isinstance(value, str | int | float)
 
 
 def _tell(error: AuroraError) -> None:

@@ -2,6 +2,7 @@
 
 import getpass
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -57,6 +58,19 @@ def confirm(question: str, *, action: str, yes: bool) -> None:
     _need_somebody(action)
     if _read(f"{question} [y/N] ").lower() not in ("y", "yes"):
         raise Cancelled("not confirmed", hint="Nothing was changed.")
+
+
+def choose(question: str, answers: Sequence[str]) -> int:
+    """Let the user pick one of *answers*; its place. Call it where :func:`interactive`.
+
+    Raises Cancelled where something else is typed.
+    """
+    lines = [question, *(f"  {number}  {answer}" for number, answer in enumerate(answers, 1))]
+    typer.echo("\n".join(lines), err=True)
+    typed = _read(f"Type 1 to {len(answers)}: ")
+    if not typed.isdecimal() or not 1 <= int(typed) <= len(answers):
+        raise Cancelled("nothing was chosen", hint="Nothing was changed.")
+    return int(typed) - 1
 
 
 def _need_somebody(action: str) -> None:

@@ -142,10 +142,24 @@ def _secret_in(name: str, section: Mapping[str, Any]) -> str | None:
             return "a password in [source] dsn"
     if isinstance(section.get("url"), str) and _url_holds_secret(section["url"]):
         return f"a credential in [{name}] url"
+    if found := _secret_address_in(name, section):
+        return found
     credentials = section.get("credentials")
     for key, value in credentials.items() if isinstance(credentials, Mapping) else ():
         if isinstance(value, str) and key not in _PLAIN_CREDENTIALS:
             return f"[{name}.credentials] {key}"
+    return None
+
+
+def _secret_address_in(name: str, section: Mapping[str, Any]) -> str | None:
+    """The addresses of notices and pings are secrets as a whole: whoever has one can use it."""
+    targets = section.get("targets") if name == "notify" else None
+    for one in targets if isinstance(targets, list) else ():
+        if isinstance(one, Mapping) and isinstance(one.get("url"), str):
+            return "[[notify.targets]] url"
+    for key, value in section.items() if name == "ping" else ():
+        if isinstance(value, str) and "//" in value:
+            return f"[ping] {key}"
     return None
 
 

@@ -6,16 +6,20 @@ Descriptions here are the reference: docs/configuration.md says the same in pros
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aurora.config.secrets import SecretRef
+from aurora.schedule import Rule, parse_rule
 from aurora.units import parse_duration, parse_size
 
 Size = Annotated[int, BeforeValidator(parse_size)]  # bytes
 Duration = Annotated[float, BeforeValidator(parse_duration)]  # seconds
+Due = Annotated[
+    Rule, BeforeValidator(lambda text: text if isinstance(text, Rule) else parse_rule(str(text)))
+]
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -75,6 +79,9 @@ class StorageSettings(_Section):
     credentials: dict[str, SecretRef | str] = Field(
         default_factory=dict, description="the storage's credentials, each by reference"
     )
+    price: float | None = Field(
+        default=None, ge=0, description="what it costs a GB (10^9 bytes) and month, in any currency"
+    )
 
 
 class BackupSettings(_Section):
@@ -121,6 +128,106 @@ class RestoreSettings(_Section):
     )
 
 
+def _due(text: str) -> Any:
+    return Field(default_factory=lambda: parse_rule(text))
+
+
+class ScheduleSettings(_Section):
+    """When what is done; all in UTC."""
+
+    incremental: Due = _due("hourly")
+    full: Due = _due("daily at 00:00")
+    sealed: Due = _due("weekly on sunday at 00:00")
+    recovery_test: Due = _due("weekly on monday at 03:00")
+    restore_test: Due = _due("monthly on 2 at 03:00")
+    drill: Due = _due("quarterly on 3 at 09:00")
+    replicate: Due = _due("hourly at :30")
+    verify: Due = _due("daily at 05:00")
+    verify_budget: Duration = Field(
+        default=1800.0, gt=0, description="how long a daily verification may take, each storage"
+    )
+    prune: bool = Field(default=True, description="apply retention after each backup")
+    grace: Duration = Field(
+        default=900.0, ge=0, description="how late a run may be before it counts as missed"
+    )
+    retries: int = Field(default=3, ge=0, le=20, description="tries after one that failed")
+    retry_delay: Duration = Field(
+        default=60.0, gt=0, description="wait before the first retry; four times as long each time"
+    )
+    stop_timeout: Duration = Field(
+        default=120.0, gt=0, description="how long a run that is stopped may take to end in order"
+    )
+    claim_settle: Duration = Field(
+        default=1.0,
+        ge=0,
+        description="wait after a claim before others' are listed; longer where listings lag",
+    )
+
+
+class GoalSettings(_Section):
+    """What recovery has to keep to: warned of where it is missed."""
+
+    rpo: Duration = Field(default=2 * 3600.0, gt=0, description="data that may be lost, as time")
+    rto: Duration | None = Field(default=None, description="time that a recovery may take")
+    proven: Duration = Field(
+        default=8 * 86400.0, gt=0, description="how old the last proven restore may get"
+    )
+    verified: Duration = Field(
+        default=35 * 86400.0, gt=0, description="within which every object is to be verified"
+    )
+
+
+class NotifyTarget(_Section):
+    """Where notices go: an Apprise address, by reference, since it holds a secret."""
+
+    url: SecretRef
+    severity: Literal["info", "warning", "error"] = "warning"
+    events: tuple[str, ...] = ("*",)
+    digest: bool = True
+
+
+class NotifySettings(_Section):
+    targets: tuple[NotifyTarget, ...] = Field(default=(), description="Apprise addresses")
+    digest: Due = _due("daily at 08:00")
+    remind: Duration = Field(
+        default=86400.0, gt=0, description="how often what stays bad is told again"
+    )
+    templates: str = Field(
+        default="aurora.templates", description="directory of edited message templates"
+    )
+
+
+class PingSettings(_Section):
+    """Dead man's switches: for each job the check's address, by reference."""
+
+    daemon: SecretRef | None = Field(default=None, description="pinged while all is well")
+    daemon_every: Duration = Field(default=300.0, ge=10, description="how often that is")
+    incremental: SecretRef | None = None
+    full: SecretRef | None = None
+    sealed: SecretRef | None = None
+    recovery_test: SecretRef | None = None
+    restore_test: SecretRef | None = None
+    drill: SecretRef | None = None
+    replicate: SecretRef | None = None
+    verify: SecretRef | None = None
+    prune: SecretRef | None = None
+
+
+class MetricsSettings(_Section):
+    listen: str = Field(
+        default="127.0.0.1:9464", description="address:port of /metrics and /healthz; off for none"
+    )
+    refresh: Duration = Field(default=60.0, ge=5, description="how old the figures may be")
+
+    @field_validator("listen")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if value != "off" and not (host and port.isdigit() and int(port) < 65536):
+            raise ValueError("write ADDRESS:PORT, for example 127.0.0.1:9464, or off")
+        return value
+
+
 class Settings(BaseSettings):
     """All settings. Built by :func:`aurora.config.load_settings`."""
 
@@ -132,6 +239,11 @@ class Settings(BaseSettings):
     backup: BackupSettings = Field(default_factory=BackupSettings)
     stream: StreamSettings = Field(default_factory=StreamSettings)
     restore: RestoreSettings = Field(default_factory=RestoreSettings)
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
+    goals: GoalSettings = Field(default_factory=GoalSettings)
+    notify: NotifySettings = Field(default_factory=NotifySettings)
+    ping: PingSettings = Field(default_factory=PingSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     base: Path = Field(default=Path(), exclude=True, description="directory of aurora.toml")
 
 
@@ -142,6 +254,11 @@ SECTIONS: dict[str, type[_Section]] = {
     "backup": BackupSettings,
     "stream": StreamSettings,
     "restore": RestoreSettings,
+    "schedule": ScheduleSettings,
+    "goals": GoalSettings,
+    "notify": NotifySettings,
+    "ping": PingSettings,
+    "metrics": MetricsSettings,
 }
 
 

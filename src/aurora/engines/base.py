@@ -219,6 +219,15 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     row_hash: int = 0  # how rows were hashed; see ``checksum.py``
 
 
+class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What Aurora wrote into the log for itself, and the transaction that it is part of."""
+
+    text: str  # see ``marks.py``
+    xid: int  # 32 bits
+    lsn: int  # where the commit record begins
+    at: str  # ISO, of the commit
+
+
 class Segment(msgspec.Struct, frozen=True, omit_defaults=True, rename=_AS_REF):
     """One sealed piece of the change log: frames of ``pgoutput`` messages, see ``segments.py``.
 
@@ -234,6 +243,7 @@ class Segment(msgspec.Struct, frozen=True, omit_defaults=True, rename=_AS_REF):
     min_xid: int = 0  # 32 bits, as in Begin; in the circle's order
     max_xid: int = 0
     transactions: int = 0  # Commits inside
+    marks: tuple[Mark, ...] = ()  # that stand inside; their transaction may end in a later one
 
     @property
     def stored(self) -> Stored:

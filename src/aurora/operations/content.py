@@ -131,6 +131,11 @@ def _parts(table: TableData) -> Iterator[TableData]:
         )
 
 
+def moved_on(before: tuple[Sequence_, ...], after: tuple[Sequence_, ...]) -> tuple[Sequence_, ...]:
+    """Positions of sequences with the later ones in the place of the earlier."""
+    return tuple(({one.oid: one for one in before} | {one.oid: one for one in after}).values())
+
+
 class Backup:
     """One backup, its manifest opened: what it holds and where."""
 

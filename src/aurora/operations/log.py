@@ -4,7 +4,7 @@ Reads segments key-only: kinds and relations, no values. One transaction at a ti
 whatever the log's size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -12,13 +12,14 @@ from typing import Any
 from aurora import clock
 from aurora.engines.base import LogPart, Segment
 from aurora.engines.logical import pgoutput
+from aurora.engines.logical.marks import PREFIX, point_of
 from aurora.engines.logical.names import shown
 from aurora.engines.logical.segments import FrameReader
-from aurora.errors import IntegrityError, ObjectDamaged, UnsupportedRepository, UsageError
-from aurora.events import EventSink, Warned, discard
-from aurora.operations.content import Backup
+from aurora.engines.logical.targets import parse_moment
+from aurora.errors import ObjectDamaged
+from aurora.events import EventSink, discard
+from aurora.operations.log_chain import identity, read_log
 from aurora.repository.door import Ref, Repository
-from aurora.repository.ids import SAFETY
 
 _KINDS = {pgoutput.INSERT: 0, pgoutput.UPDATE: 1, pgoutput.DELETE: 2}
 
@@ -45,6 +46,11 @@ class Transaction:
     messages: list[str] = field(default_factory=list)  # marks that Aurora wrote
     backup: str = ""  # the incremental that holds its end
 
+    @property
+    def restore_points(self) -> list[str]:
+        """Names that were given to this moment."""
+        return [name for text in self.messages if (name := point_of(text))]
+
     def document(self) -> dict[str, Any]:
         """For ``--json``."""
         return {
@@ -62,6 +68,7 @@ class Transaction:
                 for name, one in self.tables.items()
             },
             "messages": self.messages,
+            "restore_points": self.restore_points,
             "backup": self.backup,
         }
 
@@ -82,18 +89,12 @@ class Filter:
             return False
         if self.table:
             return self.table in one.tables
-        return bool(one.tables) or (self.with_marks and bool(one.messages))
+        return bool(one.tables or one.restore_points) or (self.with_marks and bool(one.messages))
 
 
 def parse_time(text: str) -> datetime:
     """A moment as people type it; without zone it is UTC. Raises UsageError."""
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError as error:
-        raise UsageError(
-            f"not a time: {text[:40]!r}", hint="Write one like 2026-11-23T12:00:00Z."
-        ) from error
-    return clock.parse(f"{moment.isoformat()}{'' if moment.tzinfo else 'Z'}")
+    return pgoutput.moment(parse_moment(text).micros())
 
 
 def transactions(
@@ -110,7 +111,7 @@ def transactions(
     wanted = wanted or Filter()
     seen, of_log = 0, None
     for backup_id, log in _parts(repository, database, sink):
-        same = (log.slot, log.system_identifier, log.timeline, log.database_oid)
+        same = identity(log)
         if same != of_log:
             seen, of_log = 0, same  # positions of another server mean something else
         reader = _Reader()
@@ -126,22 +127,13 @@ def transactions(
 
 
 def _parts(repository: Repository, database: str, sink: EventSink) -> Iterator[tuple[str, LogPart]]:
-    for entry in repository.backups(database):
-        if entry.type == SAFETY:
-            continue
-        try:
-            log = Backup(repository, entry).body.log
-        except (IntegrityError, UnsupportedRepository) as error:
-            sink(
-                Warned(
-                    "backup-unreadable",
-                    f"backup {entry.id} cannot be read: {error.message}",
-                    "What it holds of the log is not shown.",
-                )
-            )
-            continue
-        if log is not None and log.segments:
-            yield entry.id, log
+    """Log by log, each in its own order."""
+    logs: dict[Hashable, list[tuple[str, LogPart]]] = {}
+    for one in read_log(repository, database, sink):
+        if one.log.segments:
+            logs.setdefault(identity(one.log), []).append((one.id, one.log))
+    for parts in logs.values():
+        yield from sorted(parts, key=lambda part: (part[1].from_lsn, part[1].to_lsn))
 
 
 def _worth_reading(segments: tuple[Segment, ...], wanted: Filter) -> list[Segment]:
@@ -223,7 +215,7 @@ class _Reader:
 
     def _message(self, message: bytes) -> None:
         found = pgoutput.read_message(message)
-        if found.prefix == "aurora":
+        if found.prefix == PREFIX:
             self._messages.append(found.content.decode(errors="replace"))
 
     def _end(self, commit: pgoutput.Commit) -> Transaction:

@@ -1,6 +1,6 @@
 """The change logs of a repository: which backups follow one another, and what is in them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,6 +9,7 @@ from aurora.engines.base import LogPart, Segment
 from aurora.engines.logical.spool import Scanned, ends_continued, scan
 from aurora.engines.logical.targets import (
     Base,
+    Marked,
     Part,
     Resolution,
     Run,
@@ -20,12 +21,10 @@ from aurora.engines.logical.targets import (
     snapshot_sees,
     to_micros,
 )
-from aurora.errors import IntegrityError, UnsupportedRepository
-from aurora.events import EventSink, Warned
+from aurora.events import EventSink
 from aurora.operations.content import Backup, RepositorySource
-from aurora.repository.catalog import BackupEntry
+from aurora.operations.log_chain import identity, read_log
 from aurora.repository.door import Repository
-from aurora.repository.ids import SAFETY
 
 
 class LogSegments:
@@ -68,6 +67,14 @@ class LogSegments:
         open_xid = self._scan(before).open_xid if before >= 0 else 0
         return scan(self.payload(number), continuing=self.continued(number - 1), open_xid=open_xid)
 
+    def marks(self) -> tuple[Marked, ...]:
+        """What Aurora wrote into the log for itself."""
+        return tuple(
+            Marked(one.text, Transaction(one.xid, one.lsn, 0, micros(one.at)))
+            for segment in self.segments
+            for one in segment.marks
+        )
+
     def stretches(self) -> tuple[Stretch, ...]:
         """What :mod:`targets` wants to know of them."""
         return tuple(
@@ -82,60 +89,55 @@ class LogSegments:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One backup of the chain."""
+    """One backup of the chain, or a piece that a stream stored."""
 
     backup: Backup
     log: LogPart
     segments: LogSegments
 
+    @property
+    def is_piece(self) -> bool:
+        """Whether it holds log alone: no re-reads, and only sequences that moved."""
+        return self.backup.is_piece
+
 
 def resolve_target(
-    repository: Repository, database: str, target: Target, sink: EventSink
+    repository: Repository, database: str, target: Target, sink: EventSink, *, full: str = ""
 ) -> tuple[Resolution, list[Link]]:
-    """Every slot's log is a history of its own; the newest that meets the target is taken."""
-    histories: dict[tuple[object, ...], list[Link]] = {}
+    """Every slot's log is a history of its own; the newest that meets the target is taken.
+
+    Raises as :func:`aurora.engines.logical.targets.resolve`.
+    """
+    runs, links = read_runs(repository, database, sink)
+    return resolve(target, runs, full=full), links
+
+
+def read_runs(
+    repository: Repository, database: str, sink: EventSink
+) -> tuple[list[Run], list[Link]]:
+    """The stretches of log without a gap, oldest first, and the backups that hold them."""
+    histories: dict[Hashable, list[Link]] = {}
     for link in _links(repository, database, sink):
         log = link.log
-        key = (log.system_identifier, log.timeline, log.database_oid, log.slot)
-        histories.setdefault(key, []).append(link)
+        histories.setdefault(identity(log), []).append(link)
     runs: list[Run] = []
     for links in histories.values():
         runs += _runs(links)
     runs.sort(key=lambda run: run.to_at)
-    return resolve(target, runs), [link for links in histories.values() for link in links]
+    return runs, [link for links in histories.values() for link in links]
 
 
 def _links(repository: Repository, database: str, sink: EventSink) -> Iterator[Link]:
-    for entry in repository.backups(database):
-        if entry.type == SAFETY:
-            continue
-        backup = _opened(repository, entry, sink)
-        if backup is not None and backup.body.log is not None:
-            log = backup.body.log
-            source = RepositorySource(repository)
-            yield Link(backup, log, LogSegments(source, log.segments))
-
-
-def _opened(repository: Repository, entry: BackupEntry, sink: EventSink) -> Backup | None:
-    try:
-        return Backup(repository, entry)
-    except (IntegrityError, UnsupportedRepository) as error:
-        sink(
-            Warned(
-                "backup-unreadable",
-                f"backup {entry.id} cannot be read: {error.message}",
-                f"Run `aurora backup heal {entry.id}`. The recovery goes on without it; it may "
-                "refuse targets that it would reach otherwise.",
-            )
-        )
-        return None
+    for one in read_log(repository, database, sink):
+        source = RepositorySource(repository)
+        yield Link(one.backup, one.log, LogSegments(source, one.log.segments))
 
 
 def _runs(links: Sequence[Link]) -> list[Run]:
     parts = [
         Part(
             link.backup.entry.id, link.log.from_lsn, link.log.to_lsn, micros(link.log.to_at),
-            link.log.fingerprint, link.segments.stretches(),
+            link.log.fingerprint, link.segments.stretches(), link.segments.marks(),
         )
         for link in links
         if link.log.parent

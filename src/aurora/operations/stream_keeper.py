@@ -22,8 +22,7 @@ from aurora import clock
 from aurora.engines.base import LogPart, Segment, Sequence_
 from aurora.engines.logical.segments import CUT_BYTES, joined
 from aurora.errors import StorageError
-from aurora.operations.content import ENGINE, Body
-from aurora.operations.log_chain import Logged
+from aurora.operations.content import ENGINE, Body, moved_on
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Ref, Repository
 from aurora.repository.ids import STREAM, new_backup_id
@@ -229,7 +228,7 @@ class Keeper:
             keyed=schema.keyed or self._log.keyed,
         )
         moved = tuple(one for one in schema.sequences if self._sequences.get(one.oid) != one)
-        sequences = merged(before.sequences if before else (), moved)
+        sequences = moved_on(before.sequences if before else (), moved)
         entry = self._put(writer, log, sequences, last=False)
         self._sequences |= {one.oid: one for one in moved}
         piece = _Piece(entry, log, tuple(payload for _, payload in segments), sequences)
@@ -343,21 +342,9 @@ def _whole(writer: Writer, group: list[_Piece]) -> LogPart:
 def _all_sequences(group: list[_Piece]) -> tuple[Sequence_, ...]:
     found: tuple[Sequence_, ...] = ()
     for one in group:
-        found = merged(found, one.sequences)
+        found = moved_on(found, one.sequences)
     return found
-
-
-def merged(before: tuple[Sequence_, ...], after: tuple[Sequence_, ...]) -> tuple[Sequence_, ...]:
-    """Positions with the later ones in the place of the earlier."""
-    return tuple(({one.oid: one for one in before} | {one.oid: one for one in after}).values())
 
 
 def _later(one: str, other: str) -> str:
     return max((text for text in (one, other) if text), key=clock.parse, default="")
-
-
-def with_sequences(sequences: tuple[Sequence_, ...], pieces: list[Logged]) -> tuple[Sequence_, ...]:
-    """A backup's sequences, moved on by the pieces after it."""
-    for piece in pieces:
-        sequences = merged(sequences, piece.backup.body.sequences)
-    return sequences

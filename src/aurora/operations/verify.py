@@ -16,6 +16,7 @@ from aurora.repository.ids import resolve
 from aurora.repository.layout import ObjectType
 from aurora.repository.mirror import MirrorView
 from aurora.repository.refs import Refs
+from aurora.repository.trail import bring_records
 from aurora.repository.verify import BadObject, Level, VerifyReport, verify
 from aurora.storage.base import Storage
 
@@ -86,6 +87,7 @@ class Healed:
     backup_id: str
     primary: list[str] = field(default_factory=list)
     secondary: list[str] = field(default_factory=list)
+    records: list[str] = field(default_factory=list)  # of the audit trail, back on the primary
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -108,7 +110,10 @@ def heal_backups(
         entries |= {entry.id: entry for entry in known.backups(database)}
     by_time = [entries[backup_id] for backup_id in sorted(entries)]
     wanted = by_time if text == "all" else [resolve(text, by_time)]
-    return [_heal_one(primary, mirror, entry, sink) for entry in wanted]
+    healed = [_heal_one(primary, mirror, entry, sink) for entry in wanted]
+    if healed:
+        healed[-1].records = bring_records(mirror, primary)
+    return healed
 
 
 def _heal_one(primary: Storage, mirror: MirrorView, entry: BackupEntry, sink: EventSink) -> Healed:

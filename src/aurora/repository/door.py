@@ -27,6 +27,7 @@ from aurora.repository.once import put_once
 from aurora.repository.reader import ObjectReader
 from aurora.repository.refs import Refs
 from aurora.repository.sessions import Sessions, new_session, read_session
+from aurora.repository.trail import Trail
 from aurora.repository.uploads import DEFAULT_BYTES_IN_FLIGHT, DEFAULT_WORKERS
 from aurora.repository.writer import COMMIT, Ref, Writer, WriterOptions
 from aurora.storage.base import Storage
@@ -257,6 +258,10 @@ class Repository(ClosedRepository):
             mac_key=self._master.mac_key,
             purpose=purpose,
         )
+
+    def trail(self, storage: Storage | None = None) -> Trail:
+        """The audit trail on the repository's storage, or as *storage* (its mirror) holds it."""
+        return Trail(storage or self.storage, self._master)
 
     def slots(self) -> list[slots.SlotInfo]:
         """All key slots, with whether each is genuine."""

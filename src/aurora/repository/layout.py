@@ -55,6 +55,7 @@ TYPE_CODES = {
     ObjectType.LOG: 3,
     ObjectType.OBJECT: 4,
     ObjectType.BACKUP: 5,
+    ObjectType.AUDIT: 6,
 }
 """One byte of the envelope's header, of the key derivation and of the content id."""
 

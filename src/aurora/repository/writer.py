@@ -218,8 +218,8 @@ class Writer:
 
         Unless it is not the *last* of this run: then it goes on under the same lease, so it
         must end before long. *uses* names every object that a restore of this backup reads,
-        apart from sessions and the manifest itself. *manifest* is canonical JSON with any members but
-        ``commit``.
+        apart from sessions and the manifest itself. *manifest* is canonical JSON with any
+        members but ``commit``.
 
         Raises:
             RepositoryLocked: the lease is no longer fresh; nothing was committed.

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 
 from aurora import clock
-from aurora.engines.base import Buffer, Segment, Stored
-from aurora.engines.logical import pgoutput
+from aurora.engines.base import Buffer, Mark, Segment, Stored
+from aurora.engines.logical import marks, pgoutput
 
 CUT_BYTES = 8 << 20
 _HEADER = struct.Struct("<IQ")
@@ -42,7 +42,7 @@ class SegmentBuilder:
         self._cut = cut_bytes
         self._relations: dict[int, bytes] = {}
         self._types: dict[int, bytes] = {}
-        self._xid = 0  # of the transaction that is open
+        self._begin: pgoutput.Begin | None = None  # of the transaction that is open
         self._prefix, self._body = bytearray(), bytearray()
         self._here: set[int] = set()  # oids of relations, and of types with a minus sign
         self._facts = _Facts()
@@ -91,20 +91,20 @@ class SegmentBuilder:
             Whether everything sealed so far are whole transactions. Where not, the last one
             began in a segment before.
         """
-        if self._xid and self._whole:
+        if self._begin is not None and self._whole:
             del self._body[self._whole :]
-            self._xid = 0
-        whole = not self._xid
+            self._begin = None
+        whole = self._begin is None
         self.finish()
         return whole
 
     def _note(self, kind: int, message: Buffer) -> None:
         if kind == pgoutput.BEGIN:
-            self._xid = pgoutput.read_begin(message).xid
-            self._facts.see_xid(self._xid)
+            self._begin = pgoutput.read_begin(message)
+            self._facts.see_xid(self._begin.xid)
         elif kind == pgoutput.COMMIT:
             self._facts.see_commit(pgoutput.read_commit(message))
-            self._xid = 0
+            self._begin = None
         elif kind == pgoutput.RELATION:
             oid = pgoutput.relation_of(message)
             self._relations[oid] = bytes(message)
@@ -118,6 +118,8 @@ class SegmentBuilder:
             for oid in pgoutput.read_truncate(message).relations:
                 if oid not in self._here:
                     self._need(oid)
+        elif kind == pgoutput.MESSAGE and self._begin is not None:
+            self._facts.see_message(pgoutput.read_message(message), self._begin)
 
     def _need(self, oid: int) -> None:
         """Put what is known of a relation before the segment's own messages."""
@@ -159,20 +161,21 @@ class SegmentBuilder:
         self._here = set()
         self._facts = _Facts()
         self._first_lsn, self._whole, self._room = 0, 0, self._cut
-        if self._xid:
-            self._facts.see_xid(self._xid)
+        if self._begin is not None:
+            self._facts.see_xid(self._begin.xid)
 
 
 class _Facts:
     """What a segment's description says of it."""
 
-    __slots__ = ("_first", "_last", "_max", "_min", "_transactions")
+    __slots__ = ("_first", "_last", "_marks", "_max", "_min", "_transactions")
 
     def __init__(self) -> None:
         self._first: pgoutput.Commit | None = None
         self._last: pgoutput.Commit | None = None
         self._min = self._max = 0
         self._transactions = 0
+        self._marks: list[Mark] = []
 
     def see_xid(self, xid: int) -> None:
         if not self._min:
@@ -187,6 +190,12 @@ class _Facts:
         self._last = commit
         self._transactions += 1
 
+    def see_message(self, found: pgoutput.Message, begin: pgoutput.Begin) -> None:
+        text = found.content.decode(errors="replace")
+        if found.prefix == marks.PREFIX and found.transactional and marks.is_kept(text):
+            at = clock.isoformat(pgoutput.moment(begin.at))
+            self._marks.append(Mark(text, begin.xid, begin.final_lsn, at))
+
     def segment(self, raw: int, first_lsn: int) -> Segment:
         return Segment(
             object="",
@@ -198,6 +207,7 @@ class _Facts:
             min_xid=self._min,
             max_xid=self._max,
             transactions=self._transactions,
+            marks=tuple(self._marks),
         )
 
 
@@ -226,6 +236,7 @@ def joined(parts: Sequence[tuple[bytes, Segment]]) -> tuple[bytes, Segment]:
         min_xid=low,
         max_xid=high,
         transactions=sum(one.transactions for one in segments),
+        marks=tuple(mark for one in segments for mark in one.marks),
     )
 
 

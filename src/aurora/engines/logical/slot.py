@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import psycopg
 
+from aurora.engines.logical.marks import PREFIX
 from aurora.engines.logical.names import Connection, literal, quoted, shown
 from aurora.engines.logical.pgoutput import parse_lsn
 from aurora.errors import SourceChanged
@@ -414,7 +415,7 @@ def emit_mark(conn: Connection, text: str) -> tuple[int, int, datetime]:
             "SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)::text,"
             " pg_catalog.pg_current_xact_id()::text::bigint & 4294967295,"
             " pg_catalog.clock_timestamp()",
-            ("aurora", text),
+            (PREFIX, text),
         )
     assert row is not None
     return int(row[1]), parse_lsn(row[0]), row[2]

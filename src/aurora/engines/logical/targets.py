@@ -13,10 +13,11 @@ that resolving a target opens a few segments and not the whole log.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from aurora import clock
+from aurora.engines.logical.marks import point_of
 from aurora.errors import RepositoryNotFound, UsageError
 
 # Commit times are taken before a commit's place in the log, so they may run backwards there.
@@ -57,6 +58,14 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True)
+class Marked:
+    """A mark of Aurora in the log, and its transaction (whose ``end_lsn`` is not known: 0)."""
+
+    text: str  # see ``marks.py``
+    transaction: Transaction
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """What one backup holds of the log."""
 
@@ -66,6 +75,7 @@ class Part:
     to_at: int
     fingerprint: str
     stretches: tuple[Stretch, ...] = ()
+    marks: tuple[Marked, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +92,18 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A moment to recover to; exactly one of the first four is set, or ``latest``."""
+    """A moment to recover to; exactly one is set."""
 
-    at: int | None = None
+    at: int | None = None  # microseconds since 2000 UTC
     lsn: int | None = None
     xid: int | None = None
     before_xid: int | None = None
     latest: bool = False
+    name: str = ""  # of a restore point
 
     def __str__(self) -> str:
+        if self.name:
+            return f"restore point {self.name}"
         if self.at is not None:
             return shown_time(self.at)
         if self.lsn is not None:
@@ -142,6 +155,10 @@ class Run:
         self.parts = tuple(parts)
         self.bases = tuple(sorted(bases, key=lambda base: base.lsn))
         self.stretches = tuple(stretch for part in parts for stretch in part.stretches)
+        # Once each, also where a run that died had read them before.
+        self.marks = tuple(
+            sorted({m for p in parts for m in p.marks}, key=lambda m: m.transaction.commit_lsn)
+        )
         self.from_lsn = min(part.from_lsn for part in parts)
         self.to_lsn = max(part.to_lsn for part in parts)
         self.to_at = max(part.to_at for part in parts)
@@ -189,10 +206,11 @@ class Run:
     def count_later(self, than: Transaction | None) -> int:
         """How many are after *than*; only the stretch that holds it is opened."""
         reached = than.commit_lsn if than else 0
-        total = 0
+        total, end = 0, 0
         for stretch in self.stretches:
-            if stretch.end_lsn <= reached or not stretch.count:
-                continue
+            if stretch.end_lsn <= max(reached, end) or not stretch.count:
+                continue  # an equal stretch may be there twice
+            end = stretch.end_lsn
             if stretch.first_lsn > reached:
                 total += stretch.count
             else:
@@ -223,14 +241,17 @@ class Run:
 
     def end_for(self, base: Base) -> tuple[int, int]:
         """LSN and time up to which the schema is known to be the full's; (0, 0): nowhere."""
-        end = (0, 0)
+        end = unseen = (0, 0)
         for part in self.parts:
             if part.to_lsn < base.lsn:
                 continue
+            if not part.fingerprint:  # stored when the source could not be asked any more
+                unseen = (part.to_lsn, part.to_at)
+                continue
             if part.fingerprint != base.fingerprint:
-                break
-            end = (part.to_lsn, part.to_at)
-        return end
+                return end
+            end, unseen = (part.to_lsn, part.to_at), (0, 0)
+        return unseen if unseen != (0, 0) else end
 
 
 def runs_of(parts: Sequence[Part], bases: Sequence[Base]) -> list[Run]:
@@ -255,12 +276,17 @@ def runs_of(parts: Sequence[Part], bases: Sequence[Base]) -> list[Run]:
     return found
 
 
-def resolve(target: Target, runs: Sequence[Run]) -> Resolution:
+def resolve(target: Target, runs: Sequence[Run], *, full: str = "") -> Resolution:
     """The full and the cut that meet *target* exactly.
 
+    Args:
+        full: id of the one full to start from; by default the newest that serves.
+
     Raises:
-        RepositoryNotFound: there is no log, or no transaction of that number.
-        UsageError: the target cannot be met exactly; the hint names the nearest that can.
+        RepositoryNotFound: there is no log, no such transaction or restore point in it, or
+            *full* has no place in it.
+        UsageError: the target cannot be met exactly; the hint names the nearest that can. Or
+            several restore points have the name; the hint tells them apart.
     """
     if not any(run.bases for run in runs):
         raise RepositoryNotFound(
@@ -268,6 +294,12 @@ def resolve(target: Target, runs: Sequence[Run]) -> Resolution:
             hint="Run `aurora source prepare`, a full backup, and incremental backups after it. "
             "Until then `aurora backup restore` restores whole backups.",
         )
+    if full:
+        runs = _on_one(runs, full)
+    if target.name:
+        run, found_point = _point(target.name, runs)
+        runs = [run]
+        target = replace(target, lsn=found_point.commit_lsn)
     if target.latest:
         return _latest(runs)
     named = target.xid if target.xid is not None else target.before_xid
@@ -282,6 +314,43 @@ def resolve(target: Target, runs: Sequence[Run]) -> Resolution:
         if found is not None:
             return found
     raise _refused(target, runs)
+
+
+def _on_one(runs: Sequence[Run], full: str) -> list[Run]:
+    found = [
+        Run(run.parts, [base for base in run.bases if base.backup == full])
+        for run in runs
+        if any(base.backup == full for base in run.bases)
+    ]
+    if not found:
+        raise RepositoryNotFound(
+            f"backup {full} has no place in a change log to recover along",
+            hint="Name a full that was made after `aurora source prepare`, or leave it out: then "
+            "the newest that serves is taken.",
+        )
+    return found
+
+
+def _point(name: str, runs: Sequence[Run]) -> tuple[Run, Transaction]:
+    """The one restore point called *name*."""
+    points = [(run, point_of(m.text), m.transaction) for run in runs for m in run.marks]
+    found = [(run, one) for run, called, one in points if called == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        choices = [str(one) for _, one in found]
+        raise UsageError(
+            f"{len(found)} restore points are called {name}: {'; '.join(choices)}",
+            hint="Nothing was changed. Name the one that you mean by --xid or --lsn.",
+            context={"choices": choices},
+        )
+    choices = [f"{called} ({shown_time(one.at)})" for _, called, one in points if called]
+    raise RepositoryNotFound(
+        f"the change log holds no restore point {name}",
+        hint=(f"It has {', '.join(choices[-20:])}. " if choices else "It has none. ")
+        + "One that was marked since the last incremental backup is in the next.",
+        context={"choices": choices},
+    )
 
 
 def _resolve_in(target: Target, run: Run) -> Resolution | None:
@@ -375,14 +444,23 @@ def _refused(target: Target, runs: Sequence[Run]) -> UsageError:
         nearest.append(f"nearest before: {max(below, key=key).words}")
     if above:
         nearest.append(f"nearest after: {min(above, key=key).words}")
-    changed = below and above
+    why, do = "the schema changed, or the log has a gap there", ""
+    if not above and by_time and value > to_micros(clock.now()):
+        why, do = f"it is in the future (now it is {clock.isoformat(clock.now())})", ""
+    elif not above:
+        why = "the change log does not reach so far yet"
+        do = " `aurora backup create --type incremental` brings it up to now; --latest recovers to its end."  # noqa: E501
+    elif not below:
+        why = "it is before the first full backup with a place in the change log"
+        do = " `aurora backup list` shows older backups, which can be restored as they are."
     return UsageError(
-        f"{target} cannot be met exactly"
-        + (": the schema changed, or the log has a gap there" if changed else
-           ": it is outside of what the backups and the change log hold"),
-        hint=f"Nothing was changed. The {'; the '.join(nearest)}." if nearest else
-        "Nothing was changed.",
-        context={"nearest": nearest},
+        f"{target} cannot be met exactly: {why}",
+        hint=f"Nothing was changed. {_ranges(runs)} The {'; the '.join(nearest)}.{do}"
+        if nearest else "Nothing was changed.",
+        context={
+            "nearest": nearest,
+            "window": [[low.words, high.words] for low, high in ranges],
+        },
     )  # fmt: skip
 
 
@@ -423,20 +501,54 @@ def snapshot_sees(snapshot: str) -> Callable[[int], bool]:
     return sees
 
 
-def parse_moment(text: str) -> tuple[int, bool]:
-    """Microseconds since 2000 of an ISO 8601 text; and whether UTC was assumed.
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A time as a person wrote it."""
 
-    Raises UsageError.
+    text: str
+    when: datetime  # naive where it was written without a zone
+    is_date: bool  # a date alone: its first moment
+
+    @property
+    def zoned(self) -> bool:
+        return self.when.tzinfo is not None
+
+    def micros(self, zone: tzinfo | None = UTC) -> int:
+        """Microseconds since 2000; *zone* where it has none, None for this machine's own.
+
+        Raises UsageError where it is outside of what a calendar has.
+        """
+        try:
+            aware = self.when
+            if not self.zoned:
+                aware = aware.astimezone() if zone is None else aware.replace(tzinfo=zone)
+            return to_micros(aware.astimezone(UTC))
+        except (OverflowError, OSError, ValueError) as error:
+            raise _no_time(self.text) from error
+
+
+def parse_moment(text: str) -> Moment:
+    """An ISO 8601 time, with or without zone. Raises UsageError.
+
+    A blank may stand for the T, and one before the zone; ``UTC`` for Z.
     """
+    plain = re.sub(r"\s*(?:UTC|GMT)$", "Z", text.strip().upper())
+    plain = re.sub(r"\s+(?=[+-]\d\d(?::?\d\d)?$|Z$)", "", plain)
     try:
-        moment = datetime.fromisoformat(text.strip())
+        when = datetime.fromisoformat(plain)
     except ValueError as error:
-        raise UsageError(
-            f"not a time: {text[:60]!r}",
-            hint="Write it as 2024-01-09T12:00:00Z, or with an offset as 2024-01-09 12:00:00+02:00."
-        ) from error  # fmt: skip
-    assumed = moment.tzinfo is None
-    return to_micros(moment.replace(tzinfo=UTC) if assumed else moment), assumed
+        raise _no_time(text) from error
+    moment = Moment(text.strip(), when, re.fullmatch(r"[\dW-]+", plain) is not None)
+    moment.micros()
+    return moment
+
+
+def _no_time(text: str) -> UsageError:
+    return UsageError(
+        f"not a time: {text[:60]!r}",
+        hint="Nothing was changed. Write it as 2024-01-09T12:00:00Z, or with an offset as "
+        "2024-01-09 12:00:00+02:00.",
+    )
 
 
 def parse_lsn(text: str) -> int:

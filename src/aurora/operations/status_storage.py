@@ -1,0 +1,87 @@
+"""How the storages stand: reachable, how much is on them, how far the secondary has come."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from aurora.errors import AuroraError, ObjectMissing
+from aurora.repository.layout import ObjectType
+from aurora.repository.mirror import MirrorView
+from aurora.storage.base import Storage
+
+GROWTH_DAYS = 7
+_GB = 10**9
+
+
+@dataclass(slots=True)
+class StorageLook:
+    """One storage at one look."""
+
+    place: str
+    url: str = ""
+    reachable: bool = False
+    error: str = ""
+    hint: str = ""
+    objects: int | None = None
+    bytes: int | None = None
+    grown_bytes: int | None = None  # put in the last seven days and still there
+    price: float | None = None  # a GB and month
+    backups: int | None = None
+    replicated_to: str = ""  # of the secondary: the newest backup that is whole there
+    behind: int | None = None  # of the secondary: backups that it lacks
+
+    @property
+    def monthly_cost(self) -> float | None:
+        """What it costs a month as it stands."""
+        if self.price is None or self.bytes is None:
+            return None
+        return self.price * self.bytes / _GB
+
+
+def look_at_storage(
+    place: str, open_one: Callable[[], Storage], *, now: datetime, price: float | None
+) -> StorageLook:
+    """List everything on it. Raises nothing: an error is part of the look."""
+    look = StorageLook(place, price=price)
+    try:
+        storage = open_one()
+        look.url = storage.url
+        since = now - timedelta(days=GROWTH_DAYS)
+        objects = size = grown = 0
+        for info in storage.list(""):
+            objects += 1
+            size += info.size
+            if info.modified_at > since:
+                grown += info.size
+        # An object gone would be an empty listing too; the config tells the two apart.
+        storage.head("config")
+    except ObjectMissing as error:
+        look.reachable = True
+        look.error, look.hint = "there is no repository on it", error.hint
+    except AuroraError as error:
+        look.error, look.hint = error.message, error.hint
+    else:
+        look.reachable = True
+        look.objects, look.bytes, look.grown_bytes = objects, size, grown
+    return look
+
+
+def compare_copies(
+    look: StorageLook,
+    open_mirror: Callable[[], MirrorView],
+    on_primary: set[str] | None,
+    database: str,
+) -> None:
+    """How far the secondary has come; *on_primary*: ids of the primary's backups, if known."""
+    prefix = f"{ObjectType.BACKUP.prefix}{database}/"
+    try:
+        there = {info.name.removeprefix(prefix) for info in open_mirror().list(prefix)}
+    except AuroraError as error:
+        look.error = look.error or error.message
+        look.hint = look.hint or error.hint
+        return
+    # The manifest is copied last: where it is, all that it names was there.
+    look.backups = len(there)
+    look.replicated_to = max(there, default="")
+    if on_primary is not None:
+        look.behind = len(on_primary - there)
