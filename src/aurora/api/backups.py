@@ -69,13 +69,12 @@ def list_backups(
     *,
     storage: str = "primary",
     all_databases: bool = False,
-    pieces: bool = False,
     sink: EventSink = discard,
 ) -> list[BackupEntry]:
-    """The backups on a storage, oldest first; with *pieces* also those of a stream's log."""
+    """The backups on a storage, oldest first, without the pieces of log that a stream stored."""
     repository = aurora.open_for_reading(storage, sink=sink)
     found = repository.backups(None if all_databases else aurora.database)
-    return [entry for entry in found if pieces or entry.type != STREAM]
+    return [entry for entry in found if entry.type != STREAM]
 
 
 def replicate(aurora: Aurora, *, sink: EventSink = discard) -> ReplicationReport:

@@ -52,7 +52,6 @@ from aurora.postgres.server import inspect_server, open_control, require_usable
 from aurora.repository.door import Repository
 from aurora.units import format_size, plural
 
-_STATUS_SECONDS = 1.0
 _LOCK_PATIENCE = 5.0
 _LOCK_PATIENCE_AGAIN = 60.0
 _FREE_SECONDS = 60.0
@@ -77,6 +76,7 @@ class StreamOptions:
     max_wal: int = DEFAULT_LIMIT  # what the slot may keep on the source
     new_slot: bool = True  # make a slot that was lost anew, and a full with it
     settle: float = 20.0  # a schema that changes is left in peace this long before the full
+    status: float = 1.0  # between two looks that are shown
     gather_pieces: int = 64
     gather_seconds: float = 900.0
 
@@ -327,7 +327,7 @@ class _Supervisor:
         self.marks.cover(kept)
         self.state.received_lsn, self.state.durable_lsn = received, kept
         now = time.monotonic()
-        if now - self._told < _STATUS_SECONDS:
+        if now - self._told < self.options.status:
             return
         if self.state.state != "streaming":
             if self.state.trouble:
@@ -339,7 +339,7 @@ class _Supervisor:
         self._show()
 
     def _show(self, *, now: bool = False) -> None:
-        if not now and time.monotonic() - self._told < _STATUS_SECONDS:
+        if not now and time.monotonic() - self._told < self.options.status:
             return
         self._told = time.monotonic()
         state, figures = self.state, self.figures

@@ -45,6 +45,8 @@ from aurora.repository.structure import find_refs
 from aurora.repository.uploads import DEFAULT_BYTES_IN_FLIGHT, DEFAULT_WORKERS, UploadPool
 from aurora.storage.base import Buffer, Storage
 
+_FEW = 12  # objects of a small backup: fewer questions than pages of a listing
+
 COMMIT = "commit"
 """The member of a manifest that the repository writes; all others are the caller's."""
 
@@ -112,7 +114,7 @@ class Writer:
         self.stats = WriterStats()
         self._storage = storage
         self._master = master
-        self._level = options.level
+        self._level, self._reuse = options.level, options.reuse
         self._lock = threading.Lock()
         self._claimed: set[str] = set()
         self._stored: dict[str, RefObject] = {}
@@ -380,7 +382,8 @@ class Writer:
         needed = {one.name: one.size for one in objects}
         if unnamed := {name for name, _ in find_refs(manifest)} - needed.keys():
             raise UsageError(f"the manifest names {min(unnamed)}, which its refs would not")
-        sizes = stored_sizes(self._storage, needed)
+        listed = self._reuse or len(needed) > _FEW
+        sizes = stored_sizes(self._storage, needed, listed=listed)
         if lost := sorted(name for name, size in needed.items() if sizes.get(name) != size):
             raise _not_stored(lost)
 
