@@ -22,7 +22,9 @@ from aurora.postgres.conninfo import ConnInfo
 
 Overrides = Mapping[str, Mapping[str, Any]]
 
-_SECRET_VARIABLES = frozenset({"password", "passphrase", "recovery_code", *CREDENTIALS})
+_SECRET_VARIABLES = frozenset(
+    {"password", "passphrase", "recovery_code", "storage_key", *CREDENTIALS}
+)
 _SECRET_WORDS = ("secret", "password", "passphrase", "token", "key", "credential")
 _PLAIN_CREDENTIALS = frozenset({"access_key_id", "account_name", "client_id", "tenant_id"})
 _BY_REFERENCE = 'Refer to it instead: {env = "NAME"}, {file = "PATH"} or {command = "PROGRAM"}.'
@@ -133,7 +135,7 @@ def _refuse_secrets(written: Mapping[str, Any], path: Path | None) -> None:
 
 def _secret_in(name: str, section: Mapping[str, Any]) -> str | None:
     """Where a section of the file holds a secret itself, for people."""
-    for field in ("password", "passphrase"):
+    for field in ("password", "passphrase", "storage_key"):
         if isinstance(section.get(field), str):
             return f"[{name}] {field}"
     if name == "source" and isinstance(dsn := section.get("dsn"), str) and dsn:

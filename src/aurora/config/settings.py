@@ -64,6 +64,14 @@ class SourceSettings(_Section):
         description="label of the database in the repository; by default from its own name",
     )
     password: SecretRef | None = Field(default=None, description="where the source's password is")
+    storage_url: str = Field(
+        default="",
+        description="URL or reference of the Supabase project whose Storage belongs to the "
+        "source; by default the project that dsn names",
+    )
+    storage_key: SecretRef | None = Field(
+        default=None, description="where its service_role or secret key is"
+    )
 
     @field_validator("name")
     @classmethod
@@ -122,9 +130,50 @@ class StreamSettings(_Section):
     )
 
 
+class ObjectsSettings(_Section):
+    include: bool = Field(
+        default=True, description="whether the Storage's objects belong to a backup"
+    )
+    jobs: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=8, description="objects that are read or written side by side"
+    )
+    max_rate: Size | None = Field(
+        default=None, ge=1024, description="bytes a second that are read from the Storage at most"
+    )
+    skip: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
+        default=(), description="buckets that are left out: names, or patterns such as cache-*"
+    )
+
+
+class TargetSettings(_Section):
+    storage_url: str = Field(
+        default="",
+        description="URL or reference of the Supabase project whose Storage objects are "
+        "restored to; by default the project that --target names, or the source's",
+    )
+    storage_key: SecretRef | None = Field(
+        default=None, description="where its service_role or secret key is"
+    )
+
+
+class SealedSettings(_Section):
+    recipients: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
+        default=(), description="public keys (age1…, ssh-ed25519 …) that can open sealed backups"
+    )
+    chunk_size: Size = Field(
+        default=16 << 20, ge=64 << 10, le=32 << 20, description="raw rows a part"
+    )
+
+
 class RestoreSettings(_Section):
     jobs: Jobs = Field(
         default_factory=default_jobs, description="connections that load side by side"
+    )
+
+
+class IncidentSettings(_Section):
+    reminder: Duration = Field(
+        default=1800.0, description="how often to remind while writes are stopped; 0 never"
     )
 
 
@@ -238,7 +287,11 @@ class Settings(BaseSettings):
     secondary: StorageSettings | None = None
     backup: BackupSettings = Field(default_factory=BackupSettings)
     stream: StreamSettings = Field(default_factory=StreamSettings)
+    sealed: SealedSettings = Field(default_factory=SealedSettings)
     restore: RestoreSettings = Field(default_factory=RestoreSettings)
+    objects: ObjectsSettings = Field(default_factory=ObjectsSettings)
+    target: TargetSettings = Field(default_factory=TargetSettings)
+    incident: IncidentSettings = Field(default_factory=IncidentSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     goals: GoalSettings = Field(default_factory=GoalSettings)
     notify: NotifySettings = Field(default_factory=NotifySettings)
@@ -253,7 +306,11 @@ SECTIONS: dict[str, type[_Section]] = {
     "secondary": StorageSettings,
     "backup": BackupSettings,
     "stream": StreamSettings,
+    "sealed": SealedSettings,
     "restore": RestoreSettings,
+    "objects": ObjectsSettings,
+    "target": TargetSettings,
+    "incident": IncidentSettings,
     "schedule": ScheduleSettings,
     "goals": GoalSettings,
     "notify": NotifySettings,

@@ -54,6 +54,7 @@ from aurora.operations.log_state import (
     slot_break,
     tables_read_again,
 )
+from aurora.operations.objects import ObjectsRun
 from aurora.operations.stream_lock import ask_stream
 from aurora.postgres.errors import translated
 from aurora.postgres.server import open_control
@@ -148,12 +149,21 @@ def _incremental(
     with open_control(dsn) as conn:
         by_stream = ask_stream(conn, names, sink)
         place = _require_log(conn, dsn, names, repository, options, sink)
-        with repository.write(options.database, level=options.level) as writer:
+        with (
+            repository.write(options.database, level=options.level) as writer,
+            ObjectsRun(
+                dsn, writer, repository, options.database, options.objects,
+                sink=sink, cancel=cancel,
+            ) as objects,
+        ):  # fmt: skip
             try:
+                objects.copy_ahead()
                 drained = _gathered(place, by_stream) if by_stream else _drain(
                     conn, dsn, names, place, writer, sink, cancel
                 )  # fmt: skip
-                report, log = _commit(dsn, names, place, drained, writer, options, sink, cancel)
+                report, log = _commit(
+                    dsn, names, place, drained, writer, objects, options, sink, cancel
+                )
             except BaseException:
                 cancel.set()
                 raise
@@ -289,6 +299,7 @@ def _commit(
     place: Place,
     drained: _Drained,
     writer: Writer,
+    objects: ObjectsRun,
     options: BackupOptions,
     sink: EventSink,
     cancel: threading.Event,
@@ -298,6 +309,7 @@ def _commit(
 
     def accept(held: HeldSnapshot) -> None:
         accept_source(held, place.backup, options)
+        objects.see(held)
         with translated("source", doing="looking at the schema"):
             if fingerprint(held.connection, names.publications) != place.log.fingerprint:
                 raise _MustBeFull("the schema changed while the log was drained")
@@ -318,6 +330,7 @@ def _commit(
         sink=sink,
         cancel=cancel,
     )
+    storage, named = objects.finish()
     sink(PhaseBegun("making durable"))
     writer.flush()
     created_at = clock.now()
@@ -333,14 +346,21 @@ def _commit(
         figures={"rows": report.rows, "bytes": report.bytes_read, "tables": report.tables,
                  "transactions": sum(segment.transactions for segment in log.segments)},
         log=log,
+        storage=storage,
     )  # fmt: skip
     entry = writer.commit(
         backup_id=new_backup_id(INCREMENTAL, created_at),
         type=INCREMENTAL,
         created_at=created_at,
         manifest=manifest,
-        uses=[*store.uses(), *(Ref(one.object, one.raw) for one in log.segments), *more],
+        uses=[
+            *store.uses(),
+            *(Ref(one.object, one.raw) for one in log.segments),
+            *more,
+            *named,
+        ],
     )
+    report.take_objects(objects)
     report.committed(entry, writer.stats)
     sink(PhaseEnded("making durable", f"backup {entry.id} is complete on the primary"))
     return report, log

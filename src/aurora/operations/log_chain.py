@@ -14,7 +14,7 @@ from aurora.events import EventSink, Noted, Warned
 from aurora.operations.content import Backup
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
-from aurora.repository.ids import SAFETY, STREAM
+from aurora.repository.ids import APART, STREAM
 from aurora.repository.presence import stored_size
 from aurora.repository.removal import remove_backups
 
@@ -77,7 +77,7 @@ def open_all(
 def read_log(repository: Repository, database: str, sink: EventSink) -> list[Logged]:
     """Everything of *database* that has a part in a log, oldest first, nothing said twice."""
     while True:
-        entries = [one for one in repository.backups(database) if one.type != SAFETY]
+        entries = [one for one in repository.backups(database) if one.type not in APART]
         backups = open_all(repository, entries, sink)
         known = {backup.entry.id for backup in backups}
         gone = [one for one in entries if one.type == STREAM and one.id not in known]

@@ -26,7 +26,7 @@ from aurora.operations.source import wanted_tables
 from aurora.postgres.errors import translated
 from aurora.postgres.server import inspect_server, open_control
 from aurora.repository.door import Repository
-from aurora.repository.ids import SAFETY, STREAM
+from aurora.repository.ids import APART, STREAM
 from aurora.units import format_duration
 
 INCREMENTAL = "incremental"
@@ -76,7 +76,7 @@ def newest_place(repository: Repository, database: str, sink: EventSink) -> Plac
 
     With the pieces that a stream stored after it.
     """
-    entries = [one for one in repository.backups(database) if one.type != SAFETY]
+    entries = [one for one in repository.backups(database) if one.type not in APART]
     whole = [one for one in entries if one.type != STREAM]
     for entry in reversed(whole[-_LOOKED_AT:]):
         backup = opened(repository, entry, sink)
