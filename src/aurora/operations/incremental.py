@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from aurora import clock
 from aurora.engines.base import Buffer, LogPart, Segment, Snapshot, Stored, TableData
 from aurora.engines.logical import slot as slots
+from aurora.engines.logical.ddl import markers_of
 from aurora.engines.logical.export import ExportOptions, export
 from aurora.engines.logical.fingerprint import fingerprint
 from aurora.engines.logical.names import Connection
@@ -307,12 +308,16 @@ def _commit(
     remembered = place.backup.data()
     store = WriterStore(writer, remembered_sums(place.backup.snapshot.tables, remembered))
 
+    markers = ""
+
     def accept(held: HeldSnapshot) -> None:
+        nonlocal markers
         accept_source(held, place.backup, options)
         objects.see(held)
         with translated("source", doing="looking at the schema"):
             if fingerprint(held.connection, names.publications) != place.log.fingerprint:
                 raise _MustBeFull("the schema changed while the log was drained")
+            markers = markers_of(held.connection, names)
 
     snapshot, data = export(
         dsn,
@@ -334,7 +339,7 @@ def _commit(
     sink(PhaseBegun("making durable"))
     writer.flush()
     created_at = clock.now()
-    log = _log_part(place, drained, data)
+    log = _log_part(place, drained, data, markers)
     report = _report(snapshot, data, log, options)
     manifest, more = write_body(
         writer,
@@ -366,7 +371,7 @@ def _commit(
     return report, log
 
 
-def _log_part(place: Place, drained: _Drained, data: list[TableData]) -> LogPart:
+def _log_part(place: Place, drained: _Drained, data: list[TableData], markers: str) -> LogPart:
     before = place.log
     return LogPart(
         slot=before.slot,
@@ -380,6 +385,7 @@ def _log_part(place: Place, drained: _Drained, data: list[TableData]) -> LogPart
         to_at=drained.to_at,
         segments=(*segments_of(place.pieces), *drained.segments),
         fingerprint=before.fingerprint,
+        markers=markers,
         keyed=before.keyed,
         unkeyed=tuple(sorted(table.oid for table in data)),
     )

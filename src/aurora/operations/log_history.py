@@ -1,6 +1,6 @@
 """The change logs of a repository: which backups follow one another, and what is in them."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -138,6 +138,7 @@ def _runs(links: Sequence[Link]) -> list[Run]:
         Part(
             link.backup.entry.id, link.log.from_lsn, link.log.to_lsn, micros(link.log.to_at),
             link.log.fingerprint, link.segments.stretches(), link.segments.marks(),
+            link.log.markers, _sees(link),
         )
         for link in links
         if link.log.parent
@@ -146,12 +147,19 @@ def _runs(links: Sequence[Link]) -> list[Run]:
     return runs_of(parts, bases)
 
 
+def _sees(link: Link) -> Callable[[int], bool] | None:
+    """Which transactions its look at the schema saw."""
+    snapshot = link.log.snapshot if link.is_piece else link.backup.snapshot.source.snapshot
+    return snapshot_sees(snapshot) if snapshot else None
+
+
 def _base(link: Link) -> Base:
     source = link.backup.snapshot.source
     high, _, low = source.lsn.partition("/")
     return Base(
         link.backup.entry.id, link.log.from_lsn, int(high, 16) << 32 | int(low, 16),
         micros(source.snapshot_at), link.log.fingerprint, snapshot_sees(source.snapshot),
+        link.log.markers,
     )  # fmt: skip
 
 

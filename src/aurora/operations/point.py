@@ -161,16 +161,17 @@ def find_point(
     streamed = _streamed(base, chain, resolution)
     data, reread = _rows(base, before, streamed)
     last = before[-1].backup.snapshot
+    sequences, behind = _sequences(base, before[-1], _read_at(after, before[-1], chain))
     snapshot = msgspec.structs.replace(
         base.backup.snapshot,
-        sequences=_sequences(base, chain, after, resolution),
+        sequences=sequences,
         large_objects=last.large_objects,
         globals=last.globals,
         source=msgspec.structs.replace(base.backup.snapshot.source, database=last.source.database),
     )
     return Point(
         target, base.backup, resolution, chain, wanted, streamed, reread, tuple(data), snapshot,
-        tuple(notices),
+        (*notices, *behind),
     )  # fmt: skip
 
 
@@ -323,37 +324,61 @@ def _around(resolution: Resolution, base: Link, chain: Sequence[Link]) -> tuple[
     return before, after
 
 
-def _sequences(
-    base: Link, chain: Sequence[Link], after: Link, resolution: Resolution
-) -> tuple[Sequence_, ...]:
-    """The positions that *after* knows: pieces of a stream tell only those that moved."""
-    found = base.backup.snapshot.sequences
-    if after is base:
-        return found
-    for link in chain:
-        if link.log.to_lsn >= resolution.base.lsn:
-            if link.is_piece:
-                found = moved_on(found, link.backup.body.sequences)
-            else:
-                found = link.backup.snapshot.sequences
-        if link is after:
-            break
-    return found
-
-
 def _nothing_after(resolution: Resolution, link: Link) -> bool:
     if resolution.place.at is not None:
         return False
     return resolution.after is None or resolution.after.commit_lsn >= link.log.to_lsn
 
 
+def _read_at(after: Link, before: Link, chain: Sequence[Link]) -> tuple[Sequence_, ...]:
+    """The positions that *after* knows: pieces of a stream tell only those that moved."""
+    found = before.backup.snapshot.sequences
+    for link in chain:
+        if link.log.to_lsn >= before.log.to_lsn:
+            if link.is_piece:
+                found = moved_on(found, link.backup.body.sequences)
+            else:
+                found = link.backup.snapshot.sequences
+        if link is after:
+            return found
+    return found if after.is_piece else after.backup.snapshot.sequences
+
+
+def _sequences(
+    base: Link, before: Link, positions: tuple[Sequence_, ...]
+) -> tuple[tuple[Sequence_, ...], list[str]]:
+    """Positions of the sequences that the schema has: the first reading after the target.
+
+    One that is gone by then stands where it was found last, and a notice says so.
+    """
+    read = {one.oid: one for one in positions}
+    last = {one.oid: one for one in before.backup.snapshot.sequences}
+    found, notices = [], []
+    for one in base.backup.snapshot.sequences:
+        there = read.get(one.oid)
+        if there is None:
+            there = last.get(one.oid, one)
+            notices.append(
+                f"the sequence {shown(one.schema, one.name)} was dropped after the target: it "
+                f"stands where it was at {before.backup.snapshot.source.snapshot_at}"
+            )
+        found.append(
+            msgspec.structs.replace(one, last_value=there.last_value, is_called=there.is_called)
+        )
+    return tuple(found), notices
+
+
 def _streamed(base: Link, chain: Sequence[Link], resolution: Resolution) -> frozenset[int]:
-    """Tables that every part of the log from the full to the target carries whole."""
+    """Tables that every part of the log from the full to the target carries whole.
+
+    A part that found another schema says nothing of the time before the change.
+    """
     found = set(base.log.keyed)
     reached = max(resolution.cut.commit_lsn if resolution.cut else 0, resolution.base.lsn)
     for link in chain:
         if link.log.to_lsn >= resolution.base.lsn:
-            found &= set(link.log.keyed)
+            if link.log.fingerprint == base.log.fingerprint:
+                found &= set(link.log.keyed)
             if link.log.to_lsn >= reached:
                 break
     rows = {table.oid for table in base.backup.snapshot.tables if table.has_rows}

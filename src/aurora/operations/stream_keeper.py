@@ -44,6 +44,13 @@ class Schema:
     fingerprint: str = ""
     keyed: dict[str, str] = field(default_factory=dict)
     sequences: tuple[Sequence_, ...] = ()
+    markers: str = ""
+    snapshot: str = ""
+
+    @property
+    def state(self) -> tuple[str, str]:
+        """What pieces that are gathered have in common."""
+        return self.fingerprint, self.markers
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,12 +218,14 @@ class Keeper:
         if cut.position <= self._log.to_lsn and not segments:
             return
         schema = self._look()
-        if schema.fingerprint not in ("", self._log.fingerprint) and self._group:
+        known = {(one.log.fingerprint, one.log.markers) for one in self._group
+                 if one.log.fingerprint}  # fmt: skip
+        if schema.fingerprint and known - {schema.state}:
             # What is gathered has one schema; the segments just stored are the old writer's.
             self._gather(keep_writer=True)
         writer = self._begun()
         before = self._empty
-        if before is not None and before.log.fingerprint != schema.fingerprint:
+        if before is not None and (before.log.fingerprint, before.log.markers) != schema.state:
             before = None
         log = msgspec.structs.replace(
             self._log,
@@ -225,6 +234,8 @@ class Keeper:
             to_at=_later(cut.to_at, self._log.to_at),
             segments=tuple(segment for segment, _ in segments),
             fingerprint=schema.fingerprint,
+            markers=schema.markers,
+            snapshot=schema.snapshot,
             keyed=schema.keyed or self._log.keyed,
         )
         moved = tuple(one for one in schema.sequences if self._sequences.get(one.oid) != one)

@@ -11,6 +11,7 @@ from typing import TypeVar
 from aurora import clock
 from aurora.engines.logical import slot as slots
 from aurora.engines.logical.catalog import read_sequences
+from aurora.engines.logical.ddl import markers_of
 from aurora.engines.logical.fingerprint import fingerprint
 from aurora.engines.logical.names import Connection
 from aurora.engines.logical.receiver import HEARTBEAT
@@ -84,12 +85,17 @@ class Source:
         """Fingerprint, streamed tables and sequences now. Raises SourceError."""
 
         def look(conn: Connection) -> Schema:
-            published = slots.published(conn, self.names)
-            return Schema(
-                fingerprint(conn, self.names.publications),
-                {str(oid): letter for oid, letter in published.items()},
-                tuple(read_sequences(conn)),
-            )
+            with conn.transaction():
+                conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                row = conn.execute("SELECT pg_catalog.pg_current_snapshot()::text").fetchone()
+                published = slots.published(conn, self.names)
+                return Schema(
+                    fingerprint(conn, self.names.publications),
+                    {str(oid): letter for oid, letter in published.items()},
+                    tuple(read_sequences(conn)),
+                    markers_of(conn, self.names),
+                    str(row[0]) if row else "",
+                )
 
         return self.ask("looking at the schema", look)
 
