@@ -29,7 +29,7 @@ from aurora.engines.logical.receiver import LogSession, SlotBusy, SlotGone
 from aurora.engines.logical.segments import SegmentBuilder, SegmentUploads
 from aurora.engines.logical.slot import LogNames
 from aurora.engines.logical.snapshot import HeldSnapshot
-from aurora.errors import AuroraError, SourceUnreachable
+from aurora.errors import AuroraError, SourceChanged, SourceUnreachable
 from aurora.events import Advanced, EventSink, Noted, PhaseBegun, PhaseEnded, Warned
 from aurora.operations.backup import (
     BackupOptions,
@@ -91,6 +91,7 @@ def create_incremental(
     open_mirror: Callable[[], MirrorView] | None,
     sink: EventSink,
     before_acknowledge: Callable[[], None] = lambda: None,
+    or_full: bool = True,
 ) -> BackupReport:
     """Make an incremental backup, or a full where the log does not lead on from the newest.
 
@@ -98,6 +99,7 @@ def create_incremental(
 
     Args:
         before_acknowledge: called between commit and acknowledgement, for tests.
+        or_full: with False no full is made instead; SourceChanged says why one would be.
 
     Raises:
         SourceError, StorageError, RepositoryError, UsageError, Cancelled: no backup was made,
@@ -108,6 +110,11 @@ def create_incremental(
         report = _incremental(dsn, repository, options, sink, before_acknowledge)
     except (_MustBeFull, SlotGone) as why:
         reason = why.message if isinstance(why, SlotGone) else str(why)
+        if not or_full:
+            raise SourceChanged(
+                f"the change log does not lead on: {reason}",
+                hint="What is in the log so far can be used. A full backup begins it anew.",
+            ) from why
         sink(Noted(f"making a full backup: {reason}"))
         return create_full(
             dsn, repository, options, open_mirror=open_mirror, sink=sink, reason=reason

@@ -110,7 +110,7 @@ def transactions(
     """
     wanted = wanted or Filter()
     seen, of_log = 0, None
-    for backup_id, log in _parts(repository, database, sink):
+    for backup_id, log in log_parts(repository, database, sink):
         same = identity(log)
         if same != of_log:
             seen, of_log = 0, same  # positions of another server mean something else
@@ -126,8 +126,10 @@ def transactions(
                     yield one
 
 
-def _parts(repository: Repository, database: str, sink: EventSink) -> Iterator[tuple[str, LogPart]]:
-    """Log by log, each in its own order."""
+def log_parts(
+    repository: Repository, database: str, sink: EventSink
+) -> Iterator[tuple[str, LogPart]]:
+    """Everything that carries a part of the log: log by log, each in its own order."""
     logs: dict[Hashable, list[tuple[str, LogPart]]] = {}
     for one in read_log(repository, database, sink):
         if one.log.segments:
