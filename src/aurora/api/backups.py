@@ -1,19 +1,23 @@
 """Making, listing, copying, verifying and healing backups."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from aurora.api.audit import recorded
 from aurora.api.common import backup_options, memory_of, secondary_view
+from aurora.api.retention import policy_of
 from aurora.errors import UsageError
 from aurora.events import EventSink, discard
 from aurora.operations import incremental
 from aurora.operations import verify as verify_operation
 from aurora.operations.backup import BackupReport
 from aurora.operations.log_state import INCREMENTAL
+from aurora.operations.seal import create_sealed
 from aurora.operations.verify import Healed, Verified
 from aurora.repository import mirror
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
+from aurora.repository.ids import SEALED, STREAM
 from aurora.repository.mirror import ReplicationReport
 from aurora.repository.verify import Level
 from aurora.wiring import Aurora
@@ -30,22 +34,28 @@ def create_backup(
     """Make a backup, then bring the secondary up to date.
 
     Args:
-        kind: ``full``, or ``incremental`` (which becomes a full, with ``report.reason``,
-            where the change log does not lead on from the newest backup).
+        kind: ``full``; ``incremental`` (which becomes a full, with ``report.reason``, where
+            the change log does not lead on from the newest backup); or ``sealed``.
 
     Raises: see :func:`aurora.operations.backup.create_backup`.
     """
-    if kind not in ("full", INCREMENTAL):
+    makers: dict[str, Callable[..., BackupReport]] = {
+        "full": incremental.create_full,
+        INCREMENTAL: incremental.create_incremental,
+        SEALED: lambda *args, **more: create_sealed(*args, recipients=aurora.recipients(), **more),
+    }
+    if kind not in makers:
         raise UsageError(
             f"backups of type {kind[:20]} cannot be made",
-            hint="Use --type full or --type incremental.",
+            hint=f"Use --type {', '.join(makers)}.",
         )
-    make = incremental.create_full if kind == "full" else incremental.create_incremental
+    if kind == SEALED:
+        aurora.recipients()  # nobody to seal for: said before the storages are asked
     with recorded(aurora, "run", "backup create", sink, asked_for=kind) as note:
         repository = note.repository = aurora.open_primary()
         memory = memory_of(aurora)
         memory.check(repository, aurora.database)
-        report = make(
+        report = makers[kind](
             aurora.source_dsn(),
             repository,
             backup_options(
@@ -53,13 +63,14 @@ def create_backup(
                 skip=skip,
                 accept_new_source=accept_new_source,
                 distrusted=memory.distrusted(),
+                chunk_bytes=aurora.settings.sealed.chunk_size if kind == SEALED else None,
             ),
             open_mirror=aurora.open_secondary_view if aurora.has_secondary else None,
             sink=sink,
         )
         memory.remember(repository, repository.resolve(report.backup_id, aurora.database))
         note.facts |= report.document()
-        note.outcome = "incomplete" if report.replicated is False else note.outcome
+        note.outcome = note.outcome if report.is_complete else "incomplete"
     return report
 
 
@@ -70,9 +81,10 @@ def list_backups(
     all_databases: bool = False,
     sink: EventSink = discard,
 ) -> list[BackupEntry]:
-    """The backups on a storage, oldest first."""
+    """The backups on a storage, oldest first, without the pieces of log that a stream stored."""
     repository = aurora.open_for_reading(storage, sink=sink)
-    return repository.backups(None if all_databases else aurora.database)
+    found = repository.backups(None if all_databases else aurora.database)
+    return [entry for entry in found if entry.type != STREAM]
 
 
 def replicate(aurora: Aurora, *, sink: EventSink = discard) -> ReplicationReport:
@@ -99,13 +111,22 @@ def verify_backup(
     level: Level = Level.FULL,
     subset: tuple[int, int] | None = None,
     budget_seconds: float | None = None,
+    identity: Sequence[Path] = (),
     sink: EventSink = discard,
 ) -> Verified:
-    """Look whether a backup is there, unaltered, and opens; damage is reported, not raised."""
+    """Look whether a backup is there, unaltered, and opens; damage is reported, not raised.
+
+    A sealed backup opens with *identity* files only; without them the bytes of its parts are
+    compared with their hashes.
+    """
     with recorded(
         aurora, "verify", "backup verify", sink, backup=backup_id, storage=storage, level=str(level)
     ) as note:
-        repository = aurora.open_for_verifying(storage, keys=level is Level.FULL)
+        repository = (
+            aurora.open_sealed(storage, identity, sink=sink)
+            if identity
+            else aurora.open_for_verifying(storage, keys=level is Level.FULL)
+        )
         if isinstance(repository, Repository):
             note.repository = repository
         entry = repository.resolve(backup_id, aurora.database)
@@ -135,8 +156,9 @@ def heal_backups(aurora: Aurora, backup_id: str, *, sink: EventSink = discard) -
     view = secondary_view(aurora)
     with recorded(aurora, "run", "backup heal", sink, backup=backup_id) as note:
         reports = verify_operation.heal_backups(
-            aurora.storage("primary"), view, backup_id, aurora.database, sink=sink
-        )
+            aurora.storage("primary"), view, backup_id, aurora.database,
+            policy=policy_of(aurora, "primary"), sink=sink,
+        )  # fmt: skip
         note.facts |= {
             "backups": [one.backup_id for one in reports],
             "primary": [name for one in reports for name in one.primary],

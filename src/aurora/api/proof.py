@@ -9,7 +9,7 @@ import msgspec
 
 from aurora import clock
 from aurora.api.audit import record, recorded
-from aurora.api.common import held, memory_of, opened, reports_directory, state_directory
+from aurora.api.common import held, keyed, memory_of, opened, reports_directory, state_directory
 from aurora.engines.logical.names import shown
 from aurora.engines.logical.targets import Target, parse_lsn
 from aurora.errors import AuroraError, UsageError
@@ -123,8 +123,8 @@ def validate(
         aurora, "verify", "backup validate", sink,
         backup=expected.backup.entry.id, target=ConnInfo.parse(dsn).redacted(),
     ) as note:  # fmt: skip
-        note.repository = expected.backup.repository
-        with held(note.repository):
+        note.repository = keyed(expected.backup.repository)
+        with held(expected.backup.repository):
             report = run_validate(dsn, expected, options, sink=sink)
         stem = f"validate-{clock.now():%Y%m%dT%H%M%SZ}"
         files = evidence.texts(stem, report.document(), report.markdown())
@@ -178,21 +178,21 @@ def _last_restored(aurora: Aurora, storage: str, sink: EventSink) -> tuple[str, 
         )
     facts = newest.facts
     dsn = _with_password(aurora, str(facts["target"]))
-    _, backup = opened(aurora, str(facts["backup_id"]), storage, sink)
-    if not facts.get("lsn"):
+    repository, backup = opened(aurora, str(facts["backup_id"]), storage, sink)
+    if not facts.get("lsn") or not isinstance(repository, Repository):
         return dsn, Expected.of(backup), backup.entry.id
-    return dsn, _expected_at(aurora, backup, facts, sink), backup.entry.id
+    return dsn, _expected_at(aurora, repository, backup, facts, sink), backup.entry.id
 
 
 def _expected_at(
-    aurora: Aurora, backup: Backup, facts: dict[str, Any], sink: EventSink
+    aurora: Aurora, repository: Repository, backup: Backup, facts: dict[str, Any], sink: EventSink
 ) -> Expected:
     """What a database that was recovered to a point must hold: its rows by number.
 
     What the log changed is known by number alone, from the report of the recovery.
     """
     point = find_point(
-        backup.repository,
+        repository,
         aurora.database,
         Target(lsn=parse_lsn(str(facts["lsn"]))),
         full=backup.entry.id,

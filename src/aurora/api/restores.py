@@ -1,10 +1,11 @@
 """Restoring: a system, a database, a table, a point in time."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from aurora.api.audit import Recording, recorded
-from aurora.api.common import back_up_first, held, memory_of, opened, reported
+from aurora.api.common import back_up_first, held, keyed, memory_of, opened, reported
 from aurora.api.proof import remember_restore
 from aurora.engines.logical.targets import Target, shown_lsn
 from aurora.errors import UsageError
@@ -31,13 +32,14 @@ def plan_restore(
     target: str | None = None,
     options: RestoreOptions | None = None,
     storage: str = "primary",
+    identity: Sequence[Path] = (),
     sink: EventSink = discard,
 ) -> RestorePlan:
     """What :func:`restore` would do. Changes nothing.
 
     Raises: see :func:`aurora.operations.restore.plan_restore`.
     """
-    _, backup = opened(aurora, backup_id, storage, sink)
+    _, backup = opened(aurora, backup_id, storage, sink, identity)
     return restore_operation.plan_restore(
         backup, target or aurora.source_dsn(), options or restore_options(aurora)
     )
@@ -50,6 +52,7 @@ def restore(
     target: str | None = None,
     options: RestoreOptions | None = None,
     storage: str = "primary",
+    identity: Sequence[Path] = (),
     confirm: Callable[[RestorePlan], None] | None = None,
     sink: EventSink = discard,
 ) -> RestoreReport:
@@ -57,12 +60,16 @@ def restore(
 
     Args:
         target: connection string; the source by default.
+        identity: age identity files, for a sealed backup.
         confirm: gets the plan before anything is changed, and may raise.
 
     Raises: see :func:`aurora.operations.restore.run_restore`.
     """
     dsn = target or aurora.source_dsn()
-    plan = plan_restore(aurora, backup_id, target=dsn, options=options, storage=storage, sink=sink)
+    plan = plan_restore(
+        aurora, backup_id, target=dsn, options=options, storage=storage, identity=identity,
+        sink=sink,
+    )  # fmt: skip
     if confirm is not None:
         confirm(plan)
 
@@ -72,8 +79,8 @@ def restore(
 
     operation = "backup restore-full" if plan.options.with_roles else "backup restore"
     with recorded(aurora, "restore", operation, sink, **_asked(plan, storage)) as note:
-        note.repository = plan.backup.repository
-        with held(note.repository):
+        note.repository = keyed(plan.backup.repository)
+        with held(plan.backup.repository):
             report = reported(
                 aurora, lambda: run_restore(plan, make_safety_backup=safety, sink=sink)
             )
@@ -147,8 +154,9 @@ def restore_point(
 
     asked = {**_asked(plan.restore, storage), "point": plan.document()}
     with recorded(aurora, "restore", f"backup {plan.kind}", sink, **asked) as note:
-        note.repository = plan.restore.backup.repository
-        with held(note.repository):
+        repository = plan.restore.backup.repository
+        note.repository = keyed(repository)
+        with held(repository):
             report = reported(
                 aurora, lambda: run_recovery(plan, make_safety_backup=safety, sink=sink)
             )
@@ -187,6 +195,7 @@ def plan_table(
     target: str | None = None,
     options: TableOptions | None = None,
     storage: str = "primary",
+    identity: Sequence[Path] = (),
     notices: Sequence[str] = (),
     sink: EventSink = discard,
 ) -> TablePlan:
@@ -198,7 +207,13 @@ def plan_table(
     if moment is None:
         if backup_id is None:
             raise UsageError("name a backup or a point in time", hint="Nothing was changed.")
-        return plan_restore_table(opened(aurora, backup_id, storage, sink)[1], table, dsn, chosen)
+        _, backup = opened(aurora, backup_id, storage, sink, identity)
+        return plan_restore_table(backup, table, dsn, chosen)
+    if identity:
+        raise UsageError(
+            "a sealed backup has no place in the change log",
+            hint="Leave out --identity for a point in time, or the point for a sealed backup.",
+        )
     repository = aurora.open_for_reading(storage, sink=sink)
     memory_of(aurora).warn(repository, aurora.database, sink)
     full = repository.resolve(backup_id, aurora.database).id if backup_id else ""
@@ -215,6 +230,7 @@ def restore_table(
     target: str | None = None,
     options: TableOptions | None = None,
     storage: str = "primary",
+    identity: Sequence[Path] = (),
     notices: Sequence[str] = (),
     confirm: Callable[[TablePlan], None] | None = None,
     sink: EventSink = discard,
@@ -230,6 +246,7 @@ def restore_table(
         backup_id: the backup; with *moment* the full to start from, by default the newest
             that serves.
         moment: the point in time.
+        identity: age identity files, for a sealed backup.
         notices: sentences for the plan and the report.
         confirm: gets the plan before anything is changed, and may raise.
 
@@ -238,7 +255,7 @@ def restore_table(
     dsn = target or aurora.source_dsn()
     plan = plan_table(
         aurora, table, backup_id, moment=moment, target=dsn, options=options, storage=storage,
-        notices=notices, sink=sink,
+        identity=identity, notices=notices, sink=sink,
     )  # fmt: skip
     if confirm is not None:
         confirm(plan)
@@ -259,8 +276,8 @@ def restore_table(
         table=plan.name,
         **({"point": plan.document()} if plan.point else {}),
     ) as note:
-        note.repository = plan.backup.repository
-        with held(note.repository):
+        note.repository = keyed(plan.backup.repository)
+        with held(plan.backup.repository):
             report = reported(
                 aurora, lambda: run_restore_table(plan, make_safety_backup=safety, sink=sink)
             )

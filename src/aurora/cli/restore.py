@@ -1,5 +1,6 @@
 """`aurora backup restore`, `restore-full` and `restore-table`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,6 +33,10 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothi
 InPlace = Annotated[
     bool, typer.Option("--in-place", help="Replace a database that holds something.")
 ]
+Identity = Annotated[
+    list[Path] | None,
+    typer.Option("--identity", help="The age identity file that opens a sealed backup."),
+]
 Storage = Annotated[str, typer.Option(help="Read from: primary or secondary.")]
 NoSafety = Annotated[
     bool, typer.Option("--no-safety-backup", help="Do not back up what is replaced.")
@@ -49,6 +54,7 @@ def restore(
     in_place: InPlace = False,
     jobs: Jobs = None,
     storage: Storage = "primary",
+    identity: Identity = None,
     no_safety_backup: NoSafety = False,
     accept_refusals: AcceptRefusals = False,
     yes: Yes = False,
@@ -72,6 +78,7 @@ def restore(
                 accept_refusals=accept_refusals,
             ),
             storage=storage,
+            identity=identity or (),
             confirm=lambda chosen: _confirm(shown, chosen, yes=yes),
             sink=shown.sink,
         )
@@ -92,7 +99,9 @@ def restore_full(
     dry_run: DryRun = False,
     jobs: Jobs = None,
     storage: Storage = "primary",
+    identity: Identity = None,
     no_safety_backup: NoSafety = False,
+    accept_refusals: AcceptRefusals = False,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
@@ -108,9 +117,18 @@ def restore_full(
         )
         aurora = run.load(context, {"restore": {"jobs": jobs}}, sink=shown.sink)
         options = api.restore_options(
-            aurora, in_place=in_place or dry_run, safety=not no_safety_backup, with_roles=True
+            aurora,
+            in_place=in_place or dry_run,
+            safety=not no_safety_backup,
+            with_roles=True,
+            accept_refusals=accept_refusals,
         )
         if moment is not None:
+            if identity:
+                raise UsageError(
+                    "a sealed backup has no place in the change log",
+                    hint="Leave out --identity for a point in time.",
+                )
             recover_to(
                 shown, aurora, "restore-full", moment, notices, target=target, options=options,
                 full=backup_id, storage=storage, dry_run=dry_run, yes=yes,
@@ -119,8 +137,9 @@ def restore_full(
         backup_id = _need_id(backup_id)
         if dry_run:
             chosen = api.plan_restore(
-                aurora, backup_id, target=target, options=options, storage=storage, sink=shown.sink
-            )
+                aurora, backup_id, target=target, options=options, storage=storage,
+                identity=identity or (), sink=shown.sink,
+            )  # fmt: skip
             tell_plan(shown, "restore-full", "Restore", chosen.facts(), chosen.document())
             return
         report = api.restore(
@@ -129,6 +148,7 @@ def restore_full(
             target=target,
             options=options,
             storage=storage,
+            identity=identity or (),
             confirm=lambda chosen: _confirm(shown, chosen, yes=yes),
             sink=shown.sink,
         )
@@ -204,6 +224,9 @@ def _confirm_swap(chosen: RestorePlan, *, yes: bool) -> None:
     if chosen.mode == "swap":
         name = chosen.state.name
         confirm_by_typing(name, action=f"replace {chosen.state.info.redacted()}", yes=yes)
+    elif chosen.project is not None and chosen.project.project.unfinished:
+        action = f"remove what an unfinished restore left in {chosen.state.info.redacted()}"
+        confirm_by_typing(chosen.state.name, action=action, yes=yes)
 
 
 def restore_table(
@@ -225,6 +248,7 @@ def restore_table(
     ] = False,
     dry_run: DryRun = False,
     storage: Storage = "primary",
+    identity: Identity = None,
     no_safety_backup: NoSafety = False,
     yes: Yes = False,
     json: Json = False,
@@ -247,7 +271,7 @@ def restore_table(
         if dry_run:
             planned = api.plan_table(
                 aurora, table, backup_id, moment=moment, target=target, options=options,
-                storage=storage, notices=notices, sink=shown.sink,
+                storage=storage, identity=identity or (), notices=notices, sink=shown.sink,
             )  # fmt: skip
             tell_plan(shown, "restore-table", "Restore table", planned.facts(), planned.document())
             return
@@ -259,6 +283,7 @@ def restore_table(
             target=target,
             options=options,
             storage=storage,
+            identity=identity or (),
             notices=notices,
             confirm=lambda chosen: _confirm_table(shown, chosen, yes=yes),
             sink=shown.sink,
@@ -293,6 +318,13 @@ def finish(shown: Surface, report: RestoreReport) -> None:
         lines.append(f"the target refused {len(report.refusals)} statements:")
         lines += [f"  {line}" for line in _together(report.refusals)[:50]]
     lines += [f"note: {note}" for note in report.notes]
+    for outcome in dict.fromkeys(part.outcome for part in report.parts):
+        lines.append(f"{outcome}:")
+        lines += [
+            f"  {part.part}" + (f": {part.detail}" if part.detail else "")
+            for part in report.parts
+            if part.outcome == outcome
+        ]
     lines += [
         f"checked: {same} of {len(report.tables)} tables {report.equal_to}, "
         f"{report.sequences} sequences; report {report.path}",

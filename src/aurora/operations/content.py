@@ -13,15 +13,28 @@ from typing import Any
 
 import msgspec
 
-from aurora.engines.base import Buffer, Extent, LogPart, RowsSum, Snapshot, Stored, Table, TableData
+from aurora.engines.base import (
+    Buffer,
+    Extent,
+    LogPart,
+    RowsSum,
+    Sequence_,
+    Snapshot,
+    Stored,
+    Table,
+    TableData,
+)
 from aurora.engines.logical.checksum import ROW_HASH, rows_kind
-from aurora.errors import ObjectDamaged, UnsupportedRepository
+from aurora.engines.supabase.documents import StoragePart
+from aurora.errors import ObjectDamaged, UnsupportedRepository, UsageError
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Ref, Repository
 from aurora.repository.layout import ObjectType
+from aurora.repository.sealed_door import SealedRepository
 from aurora.repository.writer import Writer
 
 ENGINE = "logical"
+SEALED_ENGINE = "sealed"  # of the stub that a sealed backup has under the repository's keys
 _INLINE_EXTENTS = 8
 _EXTENTS_AN_OBJECT = 50_000
 
@@ -39,14 +52,19 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
 
     engine: str
     aurora: str  # the version that wrote it
-    snapshot: Snapshot
     data: tuple[TableData, ...]
+    snapshot: Snapshot | None = None  # None: a piece of the change log, see ``log``
     objects: tuple[TableObject, ...] = ()
     label: str = ""  # why it was made: "safety before restore …"
     partial: bool = False  # rows of some tables alone: no whole restore
     figures: dict[str, int] = {}
     log: LogPart | None = None  # its place in the change log, where there is one
+    sequences: tuple[Sequence_, ...] = ()  # of a piece: those that moved since the one before
+    storage: StoragePart | None = None  # the objects of the project's Storage
 
+
+Readable = Repository | SealedRepository
+"""What backups are read from: by the repository's own keys, or by an identity."""
 
 _Key = tuple[str, tuple[str, ...], int]  # kind of the rows, the objects, offset inside
 
@@ -120,14 +138,25 @@ def _parts(table: TableData) -> Iterator[TableData]:
         )
 
 
+def moved_on(before: tuple[Sequence_, ...], after: tuple[Sequence_, ...]) -> tuple[Sequence_, ...]:
+    """Positions of sequences with the later ones in the place of the earlier."""
+    return tuple(({one.oid: one for one in before} | {one.oid: one for one in after}).values())
+
+
 class Backup:
     """One backup, its manifest opened: what it holds and where."""
 
-    def __init__(self, repository: Repository, entry: BackupEntry) -> None:
-        """Raises ObjectMissing, ObjectDamaged, UnsupportedRepository, StorageError."""
+    def __init__(self, repository: Readable, entry: BackupEntry) -> None:
+        """Raises ObjectMissing, ObjectDamaged, UnsupportedRepository, StorageError, and
+        UsageError for a sealed backup that no identity opens."""
         self.repository = repository
         self.entry = entry
         manifest = repository.manifest(entry)
+        if manifest.get("engine") == SEALED_ENGINE:
+            raise UsageError(
+                f"backup {entry.id} is sealed: the repository's keys do not open it",
+                hint="Give the identity that it was sealed for: --identity FILE.",
+            )
         if manifest.get("engine") != ENGINE:
             raise UnsupportedRepository(
                 f"backup {entry.id} was made by an engine that this version does not know: "
@@ -143,14 +172,25 @@ class Backup:
                 context={"name": entry.manifest_name},
             ) from error
 
-        if self.snapshot.row_hash != ROW_HASH:
+        if not self.is_piece and self.snapshot.row_hash != ROW_HASH:
             raise UnsupportedRepository(
                 f"backup {entry.id} has row checksums of kind {self.snapshot.row_hash}",
                 hint="Install the Aurora that knows them. Nothing was changed.",
             )
 
     @property
+    def is_piece(self) -> bool:
+        """Whether it holds a piece of the change log and nothing else."""
+        return self.body.snapshot is None
+
+    @property
     def snapshot(self) -> Snapshot:
+        """Raises UsageError for a piece of the change log."""
+        if self.body.snapshot is None:
+            raise UsageError(
+                f"{self.entry.id} is a piece of the change log that `aurora stream` stored",
+                hint="It is no backup by itself; recoveries to a point in time use it.",
+            )
         return self.body.snapshot
 
     def data(self, only: set[int] | None = None) -> list[TableData]:
@@ -181,7 +221,7 @@ class Backup:
 class RepositorySource:
     """Buffers out of a repository, each proven. Keeps the few last ones: small tables share."""
 
-    def __init__(self, repository: Repository, *, keep: int = 3) -> None:
+    def __init__(self, repository: Readable, *, keep: int = 3) -> None:
         self._repository = repository
         self._keep = keep
         self._lock = threading.Lock()

@@ -29,11 +29,14 @@ class ObjectType(enum.StrEnum):
     TABLE = "tables"
     LOG = "log"
     OBJECT = "objects"
+    SEALED = "sealed"  # parts of sealed backups: age files
     BACKUP = "backups"
     REFS = "refs"
     LEASE = "leases"
     CANDIDATES = "gc"
     AUDIT = "audit"
+    HOLD = "holds"
+    REMOVAL = "removals"
 
     @property
     def prefix(self) -> str:
@@ -62,8 +65,11 @@ TYPE_CODES = {
 _LABEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 _CONTENT = re.compile(r"(chunks|tables|log|objects)/([0-9a-f]{2})/([0-9a-f]{64})-([0-9a-f]{8})\Z")
 _SAFE = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*\Z")
+_PART = re.compile(r"sealed/([a-z0-9][a-z0-9._-]{0,63})/([0-9A-Za-z-]{1,64})/([a-z0-9.]{1,64})\Z")
 _SESSION = re.compile(r"sessions/([0-9a-f]{32})\Z")
 _LEASE = re.compile(r"leases/([0-9a-f]{32})\.(\d{1,9}|done)\Z")
+_HOLD = re.compile(r"holds/([^/]+)/([^/.]+)\.([0-9a-f]{16})(\.released)?\Z")
+_REMOVAL = re.compile(r"removals/([^/]+)/([0-9a-f]{16})(?:\.([^/.]+))?\Z")
 _MAX_NAME = 512
 
 
@@ -131,6 +137,17 @@ def refs_name(database: str, backup: str) -> str:
     return f"{ObjectType.REFS.value}/{database}/{backup}"
 
 
+def part_name(database: str, backup: str, part: str) -> str:
+    """The name of one part of a sealed backup."""
+    return f"{ObjectType.SEALED.value}/{database}/{backup}/{part}"
+
+
+def parse_part(name: str) -> tuple[str, str, str] | None:
+    """Database, backup id and part; None for any other name."""
+    found = _PART.match(name)
+    return (found[1], found[2], found[3]) if found else None
+
+
 def parse_dated(name: str) -> tuple[str, str] | None:
     """Database and backup id of a manifest's or refs' name; None for any other name."""
     steps = name.split("/")
@@ -138,6 +155,42 @@ def parse_dated(name: str) -> tuple[str, str] | None:
         return None
     database, backup = steps[1:]
     return (database, backup) if _LABEL.match(database) and _SAFE.match(backup) else None
+
+
+def hold_name(database: str, backup: str, hold_id: str) -> str:
+    """The name of a hold: 16 hex digits tell it from others on the same backup."""
+    return f"{ObjectType.HOLD.value}/{database}/{backup}.{hold_id}"
+
+
+def release_name(hold: str) -> str:
+    """The name of what ends the hold of that name."""
+    return f"{hold}.released"
+
+
+def parse_hold(name: str) -> tuple[str, str, bool] | None:
+    """Database, backup, and whether it is a release; None for any other name."""
+    found = _HOLD.match(name)
+    if found is None or not _LABEL.match(found[1]):
+        return None
+    return found[1], found[2], found[4] is not None
+
+
+def removal_name(database: str, removal_id: str) -> str:
+    """The name of a list of backups that are to be removed."""
+    return f"{ObjectType.REMOVAL.value}/{database}/{removal_id}"
+
+
+def undo_name(removal: str, backup: str) -> str:
+    """The name of what takes *backup* out of the removal of that name."""
+    return f"{removal}.{backup}"
+
+
+def parse_removal(name: str) -> tuple[str, str] | None:
+    """Database, and the backup that is taken out or ``""``; None for any other name."""
+    found = _REMOVAL.match(name)
+    if found is None or not _LABEL.match(found[1]):
+        return None
+    return found[1], found[3] or ""
 
 
 def is_safe(name: str) -> bool:
