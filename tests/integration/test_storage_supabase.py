@@ -274,7 +274,9 @@ def test_common_fate() -> None:
     assert provider_of(one)[:2] == ("supabase", ref)
     s3 = f"s3://bb?endpoint=https://{ref}.storage.supabase.co/storage/v1/s3"
     assert any("one account or project" in fact for fact in common_fate(one, s3))
-    assert common_fate(one, f"supabase://{other}/backups2") == ["both are at one provider (supabase)"]
+    assert common_fate(one, f"supabase://{other}/backups2") == [
+        "both are at one provider (supabase)"
+    ]
     assert common_fate(one, "s3://bb") == []
 
 
