@@ -5,6 +5,7 @@ from pathlib import Path
 
 from aurora.api.audit import recorded
 from aurora.api.common import backup_options, memory_of, secondary_view
+from aurora.api.retention import policy_of
 from aurora.errors import UsageError
 from aurora.events import EventSink, discard
 from aurora.operations import incremental
@@ -154,8 +155,9 @@ def heal_backups(aurora: Aurora, backup_id: str, *, sink: EventSink = discard) -
     view = secondary_view(aurora)
     with recorded(aurora, "run", "backup heal", sink, backup=backup_id) as note:
         reports = verify_operation.heal_backups(
-            aurora.storage("primary"), view, backup_id, aurora.database, sink=sink
-        )
+            aurora.storage("primary"), view, backup_id, aurora.database,
+            policy=policy_of(aurora, "primary"), sink=sink,
+        )  # fmt: skip
         note.facts |= {
             "backups": [one.backup_id for one in reports],
             "primary": [name for one in reports for name in one.primary],

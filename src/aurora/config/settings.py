@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aurora.config.secrets import SecretRef
@@ -89,6 +89,10 @@ class StorageSettings(_Section):
     credentials: dict[str, SecretRef | str] = Field(
         default_factory=dict, description="the storage's credentials, each by reference"
     )
+    collector_credentials: dict[str, SecretRef | str] = Field(
+        default_factory=dict,
+        description="other credentials, which may delete; those above need not then",
+    )
     price: float | None = Field(
         default=None, ge=0, description="what it costs a GB (10^9 bytes) and month, in any currency"
     )
@@ -108,6 +112,50 @@ class BackupSettings(_Section):
     skip: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
         default=(), description="tables whose rows are left out: schema.table each"
     )
+
+
+class SecondaryRetention(_Section):
+    """How long the secondary keeps backups: by default twice as long as the primary."""
+
+    incremental: Duration | None = None
+    full: Duration | None = None
+    sealed: Duration | None = None
+    safety: Duration | None = None
+    window: Duration | None = None
+
+
+class RetentionSettings(_Section):
+    """How long backups are kept. Only time counts, by the storage's clock."""
+
+    incremental: Duration = Field(default=24 * 3600.0, ge=0, description="incrementals")
+    full: Duration = Field(default=7 * 86400.0, ge=0, description="fulls")
+    sealed: Duration = Field(default=30 * 86400.0, ge=0, description="sealed backups")
+    safety: Duration = Field(default=7 * 86400.0, ge=0, description="safety backups of restores")
+    window: Duration = Field(
+        default=24 * 3600.0, ge=0, description="how far back every point stays recoverable"
+    )
+    undelete: Duration = Field(
+        default=48 * 3600.0, ge=48 * 3600, description="how long a removed backup can be had back"
+    )
+    secondary: SecondaryRetention = Field(
+        default_factory=SecondaryRetention, description="the same for the secondary"
+    )
+
+    def of(self, place: str, field: str) -> float:
+        """How long *place* keeps a type of backup, in seconds."""
+        on_primary: float = getattr(self, field)
+        if place == "primary":
+            return on_primary
+        own: float | None = getattr(self.secondary, field)
+        return 2 * on_primary if own is None else own
+
+    @model_validator(mode="after")
+    def _secondary_is_no_shorter(self) -> "RetentionSettings":
+        for field in SecondaryRetention.model_fields:
+            if self.of("secondary", field) < getattr(self, field):
+                # What it let go would be copied there again from the primary, for ever.
+                raise ValueError(f"secondary.{field} is shorter than {field} on the primary")
+        return self
 
 
 class ObjectsSettings(_Section):
@@ -154,6 +202,15 @@ class RestoreSettings(_Section):
 class IncidentSettings(_Section):
     reminder: Duration = Field(
         default=1800.0, description="how often to remind while writes are stopped; 0 never"
+    )
+    canaries: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
+        default=(), description="tables that nobody changes, schema.table each: a change is alarm"
+    )
+    deleted_rows: int = Field(
+        default=1000, ge=1, description="rows deleted at once from which on it is told"
+    )
+    deleted_share: float = Field(
+        default=0.2, gt=0, le=1, description="share of a table deleted at once, likewise"
     )
 
 
@@ -268,6 +325,7 @@ class Settings(BaseSettings):
     backup: BackupSettings = Field(default_factory=BackupSettings)
     sealed: SealedSettings = Field(default_factory=SealedSettings)
     restore: RestoreSettings = Field(default_factory=RestoreSettings)
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
     objects: ObjectsSettings = Field(default_factory=ObjectsSettings)
     target: TargetSettings = Field(default_factory=TargetSettings)
     incident: IncidentSettings = Field(default_factory=IncidentSettings)
@@ -286,6 +344,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "backup": BackupSettings,
     "sealed": SealedSettings,
     "restore": RestoreSettings,
+    "retention": RetentionSettings,
     "objects": ObjectsSettings,
     "target": TargetSettings,
     "incident": IncidentSettings,

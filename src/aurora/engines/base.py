@@ -269,6 +269,7 @@ class LogPart(msgspec.Struct, frozen=True, omit_defaults=True):
     to_at: str  # the source's clock when to_lsn was read
     segments: tuple[Segment, ...] = ()
     fingerprint: str = ""  # of the catalog under the backup's snapshot
+    markers: str = ""  # the state of what marks schema changes, "" where nothing does
     keyed: dict[str, str] = {}
     unkeyed: tuple[int, ...] = ()
 

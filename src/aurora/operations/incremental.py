@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from aurora import clock
 from aurora.engines.base import Buffer, LogPart, Segment, Snapshot, Stored, TableData
 from aurora.engines.logical import slot as slots
+from aurora.engines.logical.ddl import markers_of
 from aurora.engines.logical.export import ExportOptions, export
 from aurora.engines.logical.fingerprint import fingerprint
 from aurora.engines.logical.names import Connection
@@ -25,7 +26,7 @@ from aurora.engines.logical.receiver import LogSession, SlotBusy, SlotGone
 from aurora.engines.logical.segments import SegmentBuilder, SegmentUploads
 from aurora.engines.logical.slot import LogNames
 from aurora.engines.logical.snapshot import HeldSnapshot
-from aurora.errors import AuroraError
+from aurora.errors import AuroraError, SourceChanged
 from aurora.events import Advanced, EventSink, Noted, PhaseBegun, PhaseEnded, Warned
 from aurora.operations.backup import (
     BackupOptions,
@@ -85,6 +86,7 @@ def create_incremental(
     open_mirror: Callable[[], MirrorView] | None,
     sink: EventSink,
     before_acknowledge: Callable[[], None] = lambda: None,
+    or_full: bool = True,
 ) -> BackupReport:
     """Make an incremental backup, or a full where the log does not lead on from the newest.
 
@@ -92,6 +94,7 @@ def create_incremental(
 
     Args:
         before_acknowledge: called between commit and acknowledgement, for tests.
+        or_full: with False no full is made instead; SourceChanged says why one would be.
 
     Raises:
         SourceError, StorageError, RepositoryError, UsageError, Cancelled: no backup was made,
@@ -102,6 +105,11 @@ def create_incremental(
         report = _incremental(dsn, repository, options, sink, before_acknowledge)
     except (_MustBeFull, SlotGone) as why:
         reason = why.message if isinstance(why, SlotGone) else str(why)
+        if not or_full:
+            raise SourceChanged(
+                f"the change log does not lead on: {reason}",
+                hint="What is in the log so far can be used. A full backup begins it anew.",
+            ) from why
         sink(Noted(f"making a full backup: {reason}"))
         return create_full(
             dsn, repository, options, open_mirror=open_mirror, sink=sink, reason=reason
@@ -284,12 +292,16 @@ def _commit(
     remembered = place.backup.data()
     store = WriterStore(writer, remembered_sums(place.backup.snapshot.tables, remembered))
 
+    markers = ""
+
     def accept(held: HeldSnapshot) -> None:
+        nonlocal markers
         accept_source(held, place.backup, options)
         objects.see(held)
         with translated("source", doing="looking at the schema"):
             if fingerprint(held.connection, names.publications) != place.log.fingerprint:
                 raise _MustBeFull("the schema changed while the log was drained")
+            markers = markers_of(held.connection, names)
 
     snapshot, data = export(
         dsn,
@@ -311,7 +323,7 @@ def _commit(
     sink(PhaseBegun("making durable"))
     writer.flush()
     created_at = clock.now()
-    log = _log_part(place, drained, data)
+    log = _log_part(place, drained, data, markers)
     report = _report(snapshot, data, log, options)
     manifest, more = write_body(
         writer,
@@ -338,7 +350,7 @@ def _commit(
     return report, log
 
 
-def _log_part(place: Place, drained: _Drained, data: list[TableData]) -> LogPart:
+def _log_part(place: Place, drained: _Drained, data: list[TableData], markers: str) -> LogPart:
     before = place.log
     return LogPart(
         slot=before.slot,
@@ -352,6 +364,7 @@ def _log_part(place: Place, drained: _Drained, data: list[TableData]) -> LogPart
         to_at=drained.to_at,
         segments=drained.segments,
         fingerprint=before.fingerprint,
+        markers=markers,
         keyed=before.keyed,
         unkeyed=tuple(sorted(table.oid for table in data)),
     )

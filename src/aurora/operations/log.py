@@ -111,7 +111,7 @@ def transactions(
     """
     wanted = wanted or Filter()
     seen, of_log = 0, None
-    for backup_id, log in _parts(repository, database, sink):
+    for backup_id, log in log_parts(repository, database, sink):
         same = (log.slot, log.system_identifier, log.timeline, log.database_oid)
         if same != of_log:
             seen, of_log = 0, same  # positions of another server mean something else
@@ -127,7 +127,10 @@ def transactions(
                     yield one
 
 
-def _parts(repository: Repository, database: str, sink: EventSink) -> Iterator[tuple[str, LogPart]]:
+def log_parts(
+    repository: Repository, database: str, sink: EventSink
+) -> Iterator[tuple[str, LogPart]]:
+    """Every backup that carries a part of the log, oldest first."""
     for entry in repository.backups(database):
         if entry.type in APART:
             continue

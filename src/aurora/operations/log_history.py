@@ -156,6 +156,7 @@ def _runs(links: Sequence[Link]) -> list[Run]:
         Part(
             link.backup.entry.id, link.log.from_lsn, link.log.to_lsn, micros(link.log.to_at),
             link.log.fingerprint, link.segments.stretches(), link.segments.marks(),
+            link.log.markers, snapshot_sees(link.backup.snapshot.source.snapshot),
         )
         for link in links
         if link.log.parent
@@ -170,6 +171,7 @@ def _base(link: Link) -> Base:
     return Base(
         link.backup.entry.id, link.log.from_lsn, int(high, 16) << 32 | int(low, 16),
         micros(source.snapshot_at), link.log.fingerprint, snapshot_sees(source.snapshot),
+        link.log.markers,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from aurora import clock
 from aurora.engines.base import LogPart
 from aurora.engines.logical import slot as slots
+from aurora.engines.logical.ddl import markers_of
 from aurora.engines.logical.fingerprint import fingerprint
 from aurora.engines.logical.names import Connection, shown
 from aurora.engines.logical.pgoutput import format_lsn
@@ -139,6 +140,7 @@ class Anchor:
     lsn: int
     at: str
     _fingerprint: str = ""
+    _markers: str = ""
     _keyed: dict[str, str] = field(default_factory=dict)
     _unkeyed: tuple[int, ...] = ()
 
@@ -146,6 +148,7 @@ class Anchor:
         """Look at schema and identities under the snapshot."""
         with translated("source", doing="looking at the change log"):
             self._fingerprint = fingerprint(held.connection, self.names.publications)
+            self._markers = markers_of(held.connection, self.names)
             published = slots.published(held.connection, self.names)
         rows = [table.oid for table in held.tables if table.has_rows]
         self._keyed = {str(oid): published[oid] for oid in rows if oid in published}
@@ -174,6 +177,7 @@ class Anchor:
             to_lsn=self.lsn,
             to_at=self.at,
             fingerprint=self._fingerprint,
+            markers=self._markers,
             keyed=self._keyed,
             unkeyed=self._unkeyed,
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from aurora.engines.base import Progress, Snapshot, TableData
+from aurora.engines.base import Progress, Sequence_, Snapshot, TableData
 from aurora.engines.logical.export import progress_of
 from aurora.engines.logical.merge import KEYS_IN_MEMORY, Merge, MergeFigures
 from aurora.engines.logical.mergeload import MergedRows
@@ -154,16 +154,17 @@ def find_point(
     streamed = _streamed(base, chain, resolution)
     data, reread = _rows(base, before, streamed)
     last = before[-1].backup.snapshot
+    sequences, behind = _sequences(base, before[-1], after)
     snapshot = msgspec.structs.replace(
         base.backup.snapshot,
-        sequences=after.backup.snapshot.sequences,
+        sequences=sequences,
         large_objects=last.large_objects,
         globals=last.globals,
         source=msgspec.structs.replace(base.backup.snapshot.source, database=last.source.database),
     )
     return Point(
         target, base.backup, resolution, chain, wanted, streamed, reread, tuple(data), snapshot,
-        tuple(notices),
+        (*notices, *behind),
     )  # fmt: skip
 
 
@@ -319,13 +320,39 @@ def _nothing_after(resolution: Resolution, link: Link) -> bool:
     return resolution.after is None or resolution.after.commit_lsn >= link.log.to_lsn
 
 
+def _sequences(base: Link, before: Link, after: Link) -> tuple[tuple[Sequence_, ...], list[str]]:
+    """Positions of the sequences that the schema has: the first reading after the target.
+
+    One that is gone by then stands where it was found last, and a notice says so.
+    """
+    read = {one.oid: one for one in after.backup.snapshot.sequences}
+    last = {one.oid: one for one in before.backup.snapshot.sequences}
+    found, notices = [], []
+    for one in base.backup.snapshot.sequences:
+        there = read.get(one.oid)
+        if there is None:
+            there = last.get(one.oid, one)
+            notices.append(
+                f"the sequence {shown(one.schema, one.name)} was dropped after the target: it "
+                f"stands where it was at {before.backup.snapshot.source.snapshot_at}"
+            )
+        found.append(
+            msgspec.structs.replace(one, last_value=there.last_value, is_called=there.is_called)
+        )
+    return tuple(found), notices
+
+
 def _streamed(base: Link, chain: Sequence[Link], resolution: Resolution) -> frozenset[int]:
-    """Tables that every part of the log from the full to the target carries whole."""
+    """Tables that every part of the log from the full to the target carries whole.
+
+    A part that found another schema says nothing of the time before the change.
+    """
     found = set(base.log.keyed)
     reached = max(resolution.cut.commit_lsn if resolution.cut else 0, resolution.base.lsn)
     for link in chain:
         if link.log.to_lsn >= resolution.base.lsn:
-            found &= set(link.log.keyed)
+            if link.log.fingerprint == base.log.fingerprint:
+                found &= set(link.log.keyed)
             if link.log.to_lsn >= reached:
                 break
     rows = {table.oid for table in base.backup.snapshot.tables if table.has_rows}

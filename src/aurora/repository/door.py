@@ -14,6 +14,7 @@ from aurora.repository.config import Config, Role, read_config
 from aurora.repository.creation import create_keys, finish_creation, unlock
 from aurora.repository.damage import damaged
 from aurora.repository.derive import MasterKey, mac
+from aurora.repository.ground import Ground
 from aurora.repository.keys import Kdf, KeyFile, Secret
 from aurora.repository.layout import (
     CONFIG,
@@ -24,11 +25,13 @@ from aurora.repository.layout import (
     slot_name,
 )
 from aurora.repository.leases import TTL_SECONDS, Lease
+from aurora.repository.mirror_view import MirrorView
 from aurora.repository.once import put_once
 from aurora.repository.reader import ObjectReader
 from aurora.repository.refs import Refs
 from aurora.repository.sealed import look_at_part
 from aurora.repository.sessions import Sessions, new_session, read_session
+from aurora.repository.signer import Signer
 from aurora.repository.trail import Trail
 from aurora.repository.uploads import DEFAULT_BYTES_IN_FLIGHT, DEFAULT_WORKERS
 from aurora.repository.writer import COMMIT, Ref, Writer, WriterOptions
@@ -265,6 +268,17 @@ class Repository(ClosedRepository):
             mac_key=self._master.mac_key,
             purpose=purpose,
         )
+
+    @property
+    def signer(self) -> Signer:
+        """Who signs the repository's own documents."""
+        return Signer(self.repository_id, self._master.mac_key)
+
+    def ground(self) -> Ground:
+        """The storage as its collector sees it; where it is a mirror's view, the secondary."""
+        if isinstance(self.storage, MirrorView):
+            return self.storage.ground(self.signer)
+        return Ground(self.storage, self.storage, (self.signer,))
 
     @property
     def mac_key(self) -> bytes:

@@ -43,6 +43,16 @@ class LogNames:
         return cls(f"aurora_{plain}", f"aurora_{plain}_keyed", f"aurora_{plain}_unkeyed")
 
     @property
+    def schema(self) -> str:
+        """Of the function that marks schema changes."""
+        return self.slot
+
+    @property
+    def event_triggers(self) -> dict[str, str]:
+        """Names by what they mark: ``ddl``, ``drop``, ``rewrite``."""
+        return {what: f"{self.slot}_{what}" for what in ("ddl", "drop", "rewrite")}
+
+    @property
     def publications(self) -> tuple[str, str]:
         return self.keyed, self.unkeyed
 
