@@ -5,6 +5,9 @@ import itertools
 import pytest
 
 from aurora.errors import ObjectMissing, StorageDenied, StorageUnavailable, StorageUnfit, UsageError
+from aurora.operations.objects_checks import check_objects
+from aurora.operations.storage_checks import check_apart_from_source
+from aurora.postgres.conninfo import ConnInfo
 from aurora.repository.verify import Level, verify
 from aurora.storage.addresses import common_fate, parse_address, provider_of
 from aurora.storage.base import Storage
@@ -17,7 +20,12 @@ from tests.fixtures.projects import Project
 from tests.fixtures.storage_projects import NewStorageProject, StorageProject
 from tests.fixtures.storage_server import Answer, Hook, Request, StorageServer
 
-pytest_plugins = ["tests.fixtures.backups", "tests.fixtures.objects", "tests.fixtures.stands"]
+pytest_plugins = [
+    "tests.fixtures.backups",
+    "tests.fixtures.hosted",
+    "tests.fixtures.objects",
+    "tests.fixtures.stands",
+]
 
 _numbers = itertools.count(1)
 WAYS = ("rest", "rest-jwt", "s3-jwt", "s3-keys")
@@ -50,9 +58,9 @@ def opened(
 
 
 @pytest.fixture
-def source(new_project: NewStorageProject) -> StorageProject:
+def source(new_storage_project: NewStorageProject) -> StorageProject:
     """A project with an empty private bucket."""
-    made = new_project()
+    made = new_storage_project()
     made.bucket("backups")
     return made
 
@@ -286,3 +294,42 @@ def test_credentials_are_checked() -> None:
     for given in ({}, {"anon_key": "a"}, {"account_key": "a"}, {"access_key_id": "a"}):
         with pytest.raises(UsageError):
             open_storage(url, given)
+
+
+def test_doctor_on_projects(source: StorageProject, new_storage_project: NewStorageProject) -> None:
+    """The source's Storage, with and without its key; a primary in the source's own project."""
+    info = ConnInfo.parse(source.dsn)
+    codes = [f.code for f in check_objects(source.dsn, source.source())]
+    assert codes == ["storage-reads"]
+    assert list(check_objects(source.dsn, source.source(client=None))) == []
+    source.put("backups", "a", b"1")
+    (found,) = check_objects(source.dsn, source.source(client=None))
+    assert (found.code, found.level) == ("storage-no-key", Found.WARNING)
+    other = new_storage_project()
+    (found,) = check_objects(source.dsn, source.source(client=other.client))
+    assert (found.code, found.level) == ("storage-other-project", Found.ERROR)
+    # The server of the test's database and of its Storage are one host: as self-hosted.
+    here = info.with_options(host="127.0.0.1")
+    storage = opened(source.server, "rest")
+    (found,) = check_apart_from_source("primary", storage, here)
+    assert "THE PRIMARY IS IN THE SOURCE'S OWN PROJECT" in found.message
+    ref = "abcdefghijklmnopqrst"
+    far = open_storage(f"supabase://{ref}/backups", {"service_key": "sb_secret_x"})
+    assert list(check_apart_from_source("primary", far, here)) == []
+    hosted = ConnInfo.parse(f"postgresql://postgres.{ref}@aws-0-eu.pooler.supabase.com/postgres")
+    assert len(list(check_apart_from_source("primary", far, hosted))) == 1
+
+
+def test_probe_finds_the_limit(source: StorageProject) -> None:
+    """An error where chunks do not fit, with the size that does; else a warning."""
+    source.server.size_limit = 5 << 20
+    storage = opened(source.server, "rest")
+    found = probe(storage, needed=9 << 20).finding("probe-large")
+    assert found is not None
+    assert found.level is Found.ERROR
+    assert "of 4 MiB taken" in found.message
+    assert "chunk_size" in found.hint
+    found = probe(storage, needed=3 << 20).finding("probe-large")
+    assert found is not None
+    assert found.level is Found.WARNING
+    assert list(storage.list("")) == []
