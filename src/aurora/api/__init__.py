@@ -61,6 +61,7 @@ from aurora.api.retention import (
     run_prune,
     undelete_backup,
 )
+from aurora.api.streaming import stream
 from aurora.repository.sealed import new_identity
 
 __all__ = [
@@ -106,6 +107,7 @@ __all__ = [
     "start_incident",
     "status",
     "stop_writes",
+    "stream",
     "touches",
     "transactions",
     "undelete_backup",

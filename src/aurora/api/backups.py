@@ -17,7 +17,7 @@ from aurora.operations.verify import Healed, Verified
 from aurora.repository import mirror
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
-from aurora.repository.ids import SEALED
+from aurora.repository.ids import SEALED, STREAM
 from aurora.repository.mirror import ReplicationReport
 from aurora.repository.verify import Level
 from aurora.wiring import Aurora
@@ -81,9 +81,10 @@ def list_backups(
     all_databases: bool = False,
     sink: EventSink = discard,
 ) -> list[BackupEntry]:
-    """The backups on a storage, oldest first."""
+    """The backups on a storage, oldest first, without the pieces of log that a stream stored."""
     repository = aurora.open_for_reading(storage, sink=sink)
-    return repository.backups(None if all_databases else aurora.database)
+    found = repository.backups(None if all_databases else aurora.database)
+    return [entry for entry in found if entry.type != STREAM]
 
 
 def replicate(aurora: Aurora, *, sink: EventSink = discard) -> ReplicationReport:

@@ -114,6 +114,28 @@ class BackupSettings(_Section):
     )
 
 
+class StreamSettings(_Section):
+    interval: Duration = Field(
+        default=10.0, ge=0.1, le=3600, description="a change waits at most this long to be stored"
+    )
+    idle: Duration = Field(
+        default=300.0,
+        ge=1,
+        description="how often a position is stored while nothing changes",
+    )
+    max_wal: Size = Field(
+        default=5 << 30,
+        ge=64 << 20,
+        description="WAL that the slot may keep on the source; at 80 % it is given up",
+    )
+    new_slot: bool = Field(
+        default=True, description="make a slot that was lost anew, and a full with it"
+    )
+    settle: Duration = Field(
+        default=20.0, ge=0, description="rest after a schema change before the full that it needs"
+    )
+
+
 class SecondaryRetention(_Section):
     """How long the secondary keeps backups: by default twice as long as the primary."""
 
@@ -323,6 +345,7 @@ class Settings(BaseSettings):
     primary: StorageSettings = Field(default_factory=StorageSettings)
     secondary: StorageSettings | None = None
     backup: BackupSettings = Field(default_factory=BackupSettings)
+    stream: StreamSettings = Field(default_factory=StreamSettings)
     sealed: SealedSettings = Field(default_factory=SealedSettings)
     restore: RestoreSettings = Field(default_factory=RestoreSettings)
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
@@ -342,6 +365,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "primary": StorageSettings,
     "secondary": StorageSettings,
     "backup": BackupSettings,
+    "stream": StreamSettings,
     "sealed": SealedSettings,
     "restore": RestoreSettings,
     "retention": RetentionSettings,

@@ -439,6 +439,11 @@ def advance_slot(conn: Connection, name: str, lsn: int) -> None:
     )
 
 
+def drop_slot(conn: Connection, name: str) -> None:
+    """Give the slot up: the server may remove what it kept."""
+    conn.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (name,))
+
+
 def run_statements(conn: Connection, statements: Iterable[str]) -> None:
     """Run *statements*; those on publications all or none, a slot's alone."""
     waiting: list[str] = []
