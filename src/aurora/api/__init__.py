@@ -44,6 +44,7 @@ from aurora.api.keys import (
 )
 from aurora.api.objects import restore_objects, save_object
 from aurora.api.overview import status
+from aurora.api.proof import last_test, run_recovery_test, validate
 from aurora.api.restores import (
     plan_point,
     plan_restore,
@@ -62,6 +63,7 @@ from aurora.api.retention import (
     run_prune,
     undelete_backup,
 )
+from aurora.api.streaming import stream
 from aurora.repository.sealed import new_identity
 
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "heal_backups",
     "hold_backup",
     "incident_records",
+    "last_test",
     "list_backups",
     "list_keys",
     "list_with_marks",
@@ -104,13 +107,16 @@ __all__ = [
     "resume_writes",
     "rotate_key",
     "run_prune",
+    "run_recovery_test",
     "save_object",
     "start_incident",
     "status",
     "stop_writes",
+    "stream",
     "touches",
     "transactions",
     "undelete_backup",
+    "validate",
     "verify_audit",
     "verify_backup",
 ]

@@ -18,7 +18,7 @@ from aurora.operations.verify import Healed, Verified
 from aurora.repository import mirror
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
-from aurora.repository.ids import SEALED
+from aurora.repository.ids import SEALED, STREAM
 from aurora.repository.mirror import ReplicationReport
 from aurora.repository.verify import Level
 from aurora.wiring import Aurora
@@ -82,7 +82,7 @@ def list_backups(
     all_databases: bool = False,
     sink: EventSink = discard,
 ) -> list[BackupEntry]:
-    """The backups on a storage, oldest first."""
+    """The backups on a storage, oldest first, without the pieces of log that a stream stored."""
     return list_with_marks(aurora, storage=storage, all_databases=all_databases, sink=sink)[0]
 
 
@@ -98,7 +98,8 @@ def list_with_marks(
     Under ``all`` stands what holds every backup of the database.
     """
     repository = aurora.open_for_reading(storage, sink=sink)
-    entries = repository.backups(None if all_databases else aurora.database)
+    found = repository.backups(None if all_databases else aurora.database)
+    entries = [entry for entry in found if entry.type != STREAM]
     return entries, marks_of(repository, None if all_databases else aurora.database)
 
 

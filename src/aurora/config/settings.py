@@ -31,6 +31,8 @@ CREDENTIALS = (
     "account_key",
     "sas_token",
     "service_account_key",
+    "anon_key",
+    "service_key",
 )
 
 
@@ -109,6 +111,28 @@ class BackupSettings(_Section):
     )
     skip: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
         default=(), description="tables whose rows are left out: schema.table each"
+    )
+
+
+class StreamSettings(_Section):
+    interval: Duration = Field(
+        default=10.0, ge=0.1, le=3600, description="a change waits at most this long to be stored"
+    )
+    idle: Duration = Field(
+        default=300.0,
+        ge=1,
+        description="how often a position is stored while nothing changes",
+    )
+    max_wal: Size = Field(
+        default=5 << 30,
+        ge=64 << 20,
+        description="WAL that the slot may keep on the source; at 80 % it is given up",
+    )
+    new_slot: bool = Field(
+        default=True, description="make a slot that was lost anew, and a full with it"
+    )
+    settle: Duration = Field(
+        default=20.0, ge=0, description="rest after a schema change before the full that it needs"
     )
 
 
@@ -261,6 +285,34 @@ class GoalSettings(_Section):
     )
 
 
+class ValidateSettings(_Section):
+    """What must be true of restored data, beyond being what was backed up."""
+
+    assertions: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
+        default=(), description="SQL files, each a query that answers true of the newest state"
+    )
+    invariants: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
+        default=(), description="SQL files, each a query that answers true at every moment"
+    )
+    timeout: Duration = Field(default=300.0, gt=0, description="how long one of them may take")
+    differences: int = Field(
+        default=20, ge=0, le=10_000, description="differing rows of one table that are shown"
+    )
+
+
+class RecoveryTestSettings(_Section):
+    """Where recovery tests restore to."""
+
+    server_dsn: str = Field(
+        default="",
+        description="a server to test on, without its password; by default one is started here",
+    )
+    password: SecretRef | None = Field(default=None, description="where that server's password is")
+    without_extensions: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
+        default=(), description="extensions that a test may do without; counted as skipped"
+    )
+
+
 class NotifyTarget(_Section):
     """Where notices go: an Apprise address, by reference, since it holds a secret."""
 
@@ -321,6 +373,7 @@ class Settings(BaseSettings):
     primary: StorageSettings = Field(default_factory=StorageSettings)
     secondary: StorageSettings | None = None
     backup: BackupSettings = Field(default_factory=BackupSettings)
+    stream: StreamSettings = Field(default_factory=StreamSettings)
     sealed: SealedSettings = Field(default_factory=SealedSettings)
     restore: RestoreSettings = Field(default_factory=RestoreSettings)
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
@@ -329,6 +382,9 @@ class Settings(BaseSettings):
     incident: IncidentSettings = Field(default_factory=IncidentSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     goals: GoalSettings = Field(default_factory=GoalSettings)
+    # The section is called validate, which pydantic keeps for a method.
+    validation: ValidateSettings = Field(default_factory=ValidateSettings, alias="validate")
+    test_recovery: RecoveryTestSettings = Field(default_factory=RecoveryTestSettings)
     notify: NotifySettings = Field(default_factory=NotifySettings)
     ping: PingSettings = Field(default_factory=PingSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
@@ -340,6 +396,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "primary": StorageSettings,
     "secondary": StorageSettings,
     "backup": BackupSettings,
+    "stream": StreamSettings,
     "sealed": SealedSettings,
     "restore": RestoreSettings,
     "retention": RetentionSettings,
@@ -348,6 +405,8 @@ SECTIONS: dict[str, type[_Section]] = {
     "incident": IncidentSettings,
     "schedule": ScheduleSettings,
     "goals": GoalSettings,
+    "validate": ValidateSettings,
+    "test_recovery": RecoveryTestSettings,
     "notify": NotifySettings,
     "ping": PingSettings,
     "metrics": MetricsSettings,

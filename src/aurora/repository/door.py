@@ -121,6 +121,7 @@ class Repository(ClosedRepository):
         self._config.prove(master.mac_key)  # it was read again, and a storage may lie by turns
         self._sink = sink
         self._sessions = Sessions(self._reader, master)
+        self._known = self.catalog_alone()  # shared by writers that begin often
 
     @classmethod
     def create(
@@ -240,16 +241,21 @@ class Repository(ClosedRepository):
         bytes_in_flight: int = DEFAULT_BYTES_IN_FLIGHT,
         ttl_seconds: float = TTL_SECONDS,
         distrusted: Container[str] = (),
+        reuse: bool = True,
     ) -> Writer:
         """Begin a run that writes a backup of *database*; use it as a context manager.
 
         Objects named in *distrusted* (found damaged, say) are uploaded again if needed.
+        Without *reuse* all are, and the run begins without listing what is held.
 
         Raises:
             UsageError, StorageError.
         """
-        options = WriterOptions(level, workers, in_flight, bytes_in_flight, ttl_seconds, distrusted)
-        return Writer(self.storage, self._master, database, options, self._sink)
+        options = WriterOptions(
+            level, workers, in_flight, bytes_in_flight, ttl_seconds, distrusted, reuse
+        )
+        known = None if reuse else self._known
+        return Writer(self.storage, self._master, database, options, self._sink, known)
 
     def sign(self, purpose: str, text: bytes) -> str:
         """The MAC of a text kept outside of the repository, as 64 hex digits.
