@@ -99,6 +99,7 @@ class PrunePlan:
     frozen: tuple[Hold, ...]  # of whole databases: nothing is removed or collected
     removals: tuple[Removal, ...]
     too_much: bool
+    clock_behind: bool = False  # ours: everything looks younger than it is
 
     @property
     def to_announce(self) -> tuple[Row, ...]:
@@ -196,7 +197,8 @@ def plan_prune(
         rows += [Row(database, verdict, entries[verdict.item.id].stored_bytes,
                      gone.get(verdict.item.id)) for verdict in verdicts]  # fmt: skip
     sink(PhaseEnded(_LOOKING, plural(len(rows), "backup")))
-    if newest is not None and newest > moment + _BEHIND:
+    clock_behind = newest is not None and newest > moment + _BEHIND
+    if clock_behind:
         told = "this machine's clock is behind the storage's: it keeps backups for longer"
         sink(Warned("clock-behind", told, "Set the clock."))
     standing = [row.verdict for row in rows if row.decision != "removed"]
@@ -208,6 +210,7 @@ def plan_prune(
         tuple(hold for hold in holds if hold.backup == ALL),
         tuple(lists),
         removes_too_much(standing),
+        clock_behind,
     )
 
 
@@ -229,7 +232,8 @@ def run_prune(plan: PrunePlan, *, sink: EventSink) -> PruneReport:
     if plan.frozen:
         sink(Noted(f"nothing is removed while a hold is on {', '.join(report.frozen)}"))
         return report
-    _take_back(plan, report)
+    if not plan.clock_behind:  # else it is kept for a reason that is wrong
+        _take_back(plan, report)
     _announce(plan, report)
     repository = plan.repository
     ground = repository.ground()
