@@ -22,6 +22,14 @@ from aurora.api.backups import (
 )
 from aurora.api.changelog import mark_point, prepare_source, transactions
 from aurora.api.common import reports_directory
+from aurora.api.incident_recovery import (
+    recover_rows,
+    recover_table,
+    recover_whole,
+    rehearse,
+    require_how,
+    save_lost_rows,
+)
 from aurora.api.incidents import (
     assess,
     incident_records,
@@ -75,11 +83,16 @@ __all__ = [
     "prove_key",
     "record",
     "recorded",
+    "recover_rows",
+    "recover_table",
+    "recover_whole",
     "recovery_point",
     "recovery_sheet_of",
+    "rehearse",
     "remove_key",
     "replicate",
     "reports_directory",
+    "require_how",
     "restore",
     "restore_objects",
     "restore_options",
@@ -87,6 +100,7 @@ __all__ = [
     "restore_table",
     "resume_writes",
     "rotate_key",
+    "save_lost_rows",
     "save_object",
     "start_incident",
     "status",
