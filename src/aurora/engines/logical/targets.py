@@ -335,7 +335,14 @@ class Run:
         trusted = any(
             other.markers in known and after and other.is_after(after[0]) for other in later
         )
-        return _at_change(after[0]) if trusted else _edge(same[-1])
+        if trusted:
+            return _at_change(after[0])
+        if not later and not after:
+            # Stored when the source could not be asked any more: nothing says that it changed.
+            unseen = [p for p in self.parts if not p.fingerprint and p.to_lsn > same[-1].lsn]
+            if unseen:
+                return Edge(unseen[-1].to_lsn, max(unseen[-1].to_at, same[-1].at))
+        return _edge(same[-1])
 
     def changes(self) -> list[Marked]:
         """The marked changes of the schema, in commit order."""
