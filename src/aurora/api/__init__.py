@@ -51,6 +51,7 @@ from aurora.api.keys import (
 )
 from aurora.api.objects import restore_objects, save_object
 from aurora.api.overview import status
+from aurora.api.proof import last_test, run_recovery_test, validate
 from aurora.api.restores import (
     plan_point,
     plan_restore,
@@ -81,6 +82,7 @@ __all__ = [
     "heal_backups",
     "hold_backup",
     "incident_records",
+    "last_test",
     "list_backups",
     "list_keys",
     "mark_point",
@@ -116,6 +118,7 @@ __all__ = [
     "resume_writes",
     "rotate_key",
     "run_prune",
+    "run_recovery_test",
     "save_lost_rows",
     "save_object",
     "start_incident",
@@ -125,6 +128,7 @@ __all__ = [
     "touches",
     "transactions",
     "undelete_backup",
+    "validate",
     "verify_audit",
     "verify_backup",
 ]
