@@ -72,7 +72,7 @@ class LogSegments:
     def marks(self) -> tuple[Marked, ...]:
         """What Aurora wrote into the log for itself."""
         return tuple(
-            Marked(one.text, Transaction(one.xid, one.lsn, 0, micros(one.at)))
+            Marked(one.text, Transaction(one.xid, one.lsn, 0, micros(one.at)), one.place)
             for segment in self.segments
             for one in segment.marks
         )
