@@ -4,7 +4,6 @@ The only module that knows every concrete class. Nothing is opened, fetched or a
 before it is needed, and no secret is asked for twice.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -20,7 +19,7 @@ from aurora.events import EventSink, Warned, discard
 from aurora.operations.configuration import StorageDraft
 from aurora.operations.init import Options
 from aurora.operations.objects import SourceObjects
-from aurora.postgres.conninfo import ConnInfo, needs_password
+from aurora.postgres.conninfo import ConnInfo, needs_password, supabase_project
 from aurora.repository.door import ClosedRepository, Repository
 from aurora.repository.keys import Passphrase, RecoveryCode, Secret
 from aurora.repository.mirror import MirrorView
@@ -33,10 +32,6 @@ from aurora.storage.supabase_rest import SupabaseRest
 
 DEFAULT_CONFIG = Path("aurora.toml")
 Place = Literal["primary", "secondary"]
-_PROJECT = (
-    (r"^db\.([a-z0-9]{16,})\.supabase\.(?:co|red|in)$", "host"),
-    (r"^[^.]+\.([a-z0-9]{16,})$", "user"),  # the poolers' form: postgres.<project-ref>
-)
 Ask = Callable[[str], str | None]  # a question -> the answer, None where nobody can answer
 
 _PREFIX: Mapping[Place, str] = {"primary": "AURORA", "secondary": "AURORA_SECONDARY"}
@@ -148,7 +143,7 @@ class Aurora:
             return None
         url = settings.storage_url
         if not url and (dsn or side == "source"):
-            url = project_reference(ConnInfo.parse(dsn) if dsn else self._source_as_written())
+            url = supabase_project(ConnInfo.parse(dsn) if dsn else self._source_as_written())
         if not url and side == "target":
             url = self.settings.source.storage_url
         if not url:
@@ -197,6 +192,7 @@ class Aurora:
                 outside = reference_from_environment(f"{_PREFIX[place]}_PASSPHRASE")
                 references.append(outside or storage.passphrase)
                 references += credential_references(place, storage).values()
+                references += collector_references(place, storage).values()
         return [
             Path(self.settings.base, Path(reference.file).expanduser())
             for reference in references
@@ -216,6 +212,35 @@ class Aurora:
                     sink=self._sink,
                 )
             return self._storages[place]
+
+    def open_for_collecting(self, place: Place) -> Repository:
+        """The repository on *place* by the credentials that may delete, where there are such.
+
+        A manifest that is damaged on the primary is read from the secondary. Raises as
+        :meth:`open_primary`.
+        """
+        storage = self._collector_storage(place)
+        if place == "secondary":
+            with self._naming("secondary"):
+                view = MirrorView.open(storage, self.secret("secondary"))
+            return Repository.open(view, self.secret("primary"))
+        fallback = Later(self._secondary_unasked) if self.has_secondary else None
+        with self._naming("primary"):
+            return Repository.open(storage, self.secret("primary"), fallback=fallback)
+
+    def _collector_storage(self, place: Place) -> Storage:
+        settings = self._storage_settings(place)
+        references = collector_references(place, settings)
+        credentials = self._resolved(references, f"{place}.collector_credentials")
+        if not credentials:
+            return self.storage(place)
+        return open_storage(
+            settings.url,
+            credentials,
+            base_directory=self.settings.base,
+            patience=self._patience,
+            sink=self._sink,
+        )
 
     def open_for_reading(self, place: str, *, sink: EventSink = discard) -> Repository:
         """The repository to list, verify and restore from.
@@ -375,11 +400,14 @@ class Aurora:
         return settings
 
     def _credentials(self, place: Place, settings: StorageSettings) -> dict[str, str]:
+        return self._resolved(credential_references(place, settings), f"{place}.credentials")
+
+    def _resolved(self, references: Mapping[str, SecretRef | str], table: str) -> dict[str, str]:
         return {
-            key: value.resolve(f"[{place}.credentials] {key}", base=self.settings.base, lines=True)
+            key: value.resolve(f"[{table}] {key}", base=self.settings.base, lines=True)
             if isinstance(value, SecretRef)
             else value
-            for key, value in credential_references(place, settings).items()
+            for key, value in references.items()
         }
 
 
@@ -427,26 +455,25 @@ def default_label(info: ConnInfo) -> str:
 
     Every Supabase database is called postgres, which tells no two apart.
     """
-    return slug(project_reference(info) or info.dbname)
-
-
-def project_reference(info: ConnInfo) -> str:
-    """The reference of the hosted Supabase project that *info* leads to; "" for others."""
-    options = info.settled().options
-    for pattern, value in _PROJECT:
-        if found := re.search(pattern, options.get(value, "")):
-            return found[1]
-    return ""
+    return slug(supabase_project(info) or info.dbname)
 
 
 def credential_references(place: Place, settings: StorageSettings) -> dict[str, SecretRef | str]:
     """Where a storage's credentials are: ``AURORA_PRIMARY_ACCESS_KEY_ID`` … over the file."""
-    outside = {
+    return {**settings.credentials, **_from_outside(f"AURORA_{place}")}
+
+
+def collector_references(place: Place, settings: StorageSettings) -> dict[str, SecretRef | str]:
+    """Those that may delete: ``AURORA_PRIMARY_COLLECTOR_ACCESS_KEY_ID`` … over the file."""
+    return {**settings.collector_credentials, **_from_outside(f"AURORA_{place}_COLLECTOR")}
+
+
+def _from_outside(prefix: str) -> dict[str, SecretRef | str]:
+    return {
         key: reference
         for key in CREDENTIALS
-        if (reference := reference_from_environment(f"AURORA_{place}_{key}".upper()))
+        if (reference := reference_from_environment(f"{prefix}_{key}".upper()))
     }
-    return {**settings.credentials, **outside}
 
 
 def address_from_here(url: str, config: Path) -> str:

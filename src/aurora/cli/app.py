@@ -14,6 +14,7 @@ from aurora.cli.changes import log
 from aurora.cli.incident import incident
 from aurora.cli.key import key
 from aurora.cli.source import source
+from aurora.cli.stream import stream
 from aurora.errors import Cancelled, UsageError
 from aurora.version import __version__
 
@@ -29,6 +30,7 @@ app.command("init", short_help="Make the repositories and write aurora.toml.")(i
 app.command("doctor", short_help="Is everything in place? What to do if not.")(doctor.doctor)
 app.add_typer(backup, name="backup", help="Create, list, verify, heal and restore backups.")
 app.add_typer(source, name="source", help="Prepare the source for incremental backups.")
+app.command("stream", short_help="Store every change as it is committed.")(stream)
 app.add_typer(key, name="key", help="Key slots, recovery sheet, identities.")
 app.add_typer(audit, name="audit", help="What was done with the backups, and is the record whole?")
 app.add_typer(log, name="log", help="Look into the change log of incremental backups.")

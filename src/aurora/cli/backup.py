@@ -7,7 +7,7 @@ import typer
 
 from aurora import api, clock
 from aurora.cli import context as run
-from aurora.cli import mark, objects, recover, restore, status, verify
+from aurora.cli import mark, objects, prune, recover, restore, status, verify
 from aurora.cli.render import surface, table
 from aurora.errors import Incomplete
 from aurora.operations.backup import BackupReport
@@ -20,6 +20,10 @@ backup = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 backup.command("status")(status.status)
 backup.command("verify")(verify.verify)
 backup.command("heal")(verify.heal)
+backup.command("prune")(prune.prune)
+backup.command("hold")(prune.hold)
+backup.command("release")(prune.release)
+backup.command("undelete")(prune.undelete)
 backup.command("restore")(restore.restore)
 backup.command("restore-full")(restore.restore_full)
 backup.command("restore-table")(restore.restore_table)

@@ -217,6 +217,7 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     skipped: tuple[str, ...] = ()
     not_valid: tuple[str, ...] = ()  # constraints that the source itself has as NOT VALID
     row_hash: int = 0  # how rows were hashed; see ``checksum.py``
+    vault: tuple[Stored, ...] = ()  # secrets of Supabase Vault in clear, as JSON
 
 
 class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -269,7 +270,8 @@ class LogPart(msgspec.Struct, frozen=True, omit_defaults=True):
     to_lsn: int
     to_at: str  # the source's clock when to_lsn was read
     segments: tuple[Segment, ...] = ()
-    fingerprint: str = ""  # of the catalog under the backup's snapshot
+    fingerprint: str = ""  # of the catalog under the backup's snapshot; "": it was not looked at
+    snapshot: str = ""  # pg_current_snapshot() of that look, where there is no backup's
     markers: str = ""  # the state of what marks schema changes, "" where nothing does
     keyed: dict[str, str] = {}
     unkeyed: tuple[int, ...] = ()

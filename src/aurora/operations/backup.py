@@ -10,6 +10,7 @@ from aurora import clock
 from aurora.engines.base import LogPart, TableData
 from aurora.engines.logical.export import ExportOptions, export
 from aurora.engines.logical.snapshot import HeldSnapshot
+from aurora.engines.supabase.vault import read_secrets
 from aurora.errors import AuroraError, IntegrityError, UnsupportedRepository
 from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded, Warned
 from aurora.operations.content import Backup, WriterStore, remembered_sums, write_body
@@ -17,7 +18,7 @@ from aurora.operations.log_state import INCREMENTAL, Anchor
 from aurora.operations.objects import ObjectsReport, ObjectsRun, SourceObjects
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
-from aurora.repository.ids import SEALED, new_backup_id
+from aurora.repository.ids import SEALED, STREAM, new_backup_id
 from aurora.repository.mirror import MirrorView, replicate
 from aurora.repository.writer import WriterStats
 from aurora.version import __version__
@@ -55,6 +56,7 @@ class LogReport:
     transactions: int = 0
     tables_streamed: int = 0
     tables_read_again: int = 0
+    fingerprint: str = ""  # of the schema
     acknowledged: bool | None = None  # None: nothing was to be acknowledged
 
     @classmethod
@@ -70,6 +72,7 @@ class LogReport:
             sum(segment.transactions for segment in part.segments),
             len(part.keyed),
             len(part.unkeyed),
+            part.fingerprint,
         )
 
 
@@ -181,6 +184,7 @@ def create_backup(
                     skip=options.skip,
                     before={table.oid: table for table in remembered},
                     only=options.only,
+                    read_vault=read_secrets if options.only is None else None,
                 ),
                 accept=accept,
                 sink=sink,
@@ -233,7 +237,11 @@ def create_backup(
 def previous_backup(repository: Repository, database: str, sink: EventSink) -> Backup | None:
     """The newest readable backup of the database; a damaged one only costs its memory."""
     for entry in reversed(repository.backups(database)):
-        if entry.type in (INCREMENTAL, SEALED):  # few tables to remember, or none that opens
+        if entry.type in (
+            INCREMENTAL,
+            STREAM,
+            SEALED,
+        ):  # few tables to remember, or none that opens
             continue
         try:
             return Backup(repository, entry)

@@ -38,7 +38,7 @@ from aurora.operations.content import Backup
 from aurora.postgres.errors import translated
 from aurora.postgres.server import open_control
 from aurora.repository.door import Ref, Repository
-from aurora.repository.ids import SAFETY, SEALED
+from aurora.repository.ids import APART, STREAM
 from aurora.repository.layout import ObjectType
 from aurora.repository.writer import Writer
 from aurora.storage.limit import Rate
@@ -372,7 +372,7 @@ def newest_with_objects(repository: Repository, database: str, sink: EventSink) 
     del sink
     looked = 0
     for entry in reversed(repository.backups(database)):
-        if entry.type in (SAFETY, SEALED):
+        if entry.type in (*APART, STREAM):
             continue
         looked += 1
         if looked > _LOOKED_AT:

@@ -34,10 +34,15 @@ from aurora.engines.logical.targets import (
 )
 from aurora.errors import UsageError
 from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded
-from aurora.operations.content import Backup, RepositorySource
+from aurora.operations.content import Backup, RepositorySource, moved_on
 from aurora.operations.log_history import Link, micros, resolve_target
 from aurora.repository.door import Repository
 from aurora.units import format_size, plural
+
+_UNSEEN = (
+    "the source could not be asked after the last changes were stored: that its schema was still "
+    "the same is assumed, and sequences may be behind: compare them with the rows"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,18 +199,20 @@ def find_point(
         carried = _carry(base, schema, resolution, streamed)
         streamed &= frozenset(t.oid for t in schema.backup.snapshot.tables)
         after = schema  # it is not before the target
+    unseen = [_UNSEEN] if after.is_piece and not after.log.fingerprint else []
     data, reread = _rows(base, schema, before, streamed)
-    sequences, behind = _sequences(schema, before[-1], after)
+    sequences, behind = _sequences(schema, before[-1], _read_at(after, before[-1], chain))
     snapshot = msgspec.structs.replace(
         schema.backup.snapshot,
         sequences=sequences,
         large_objects=last.large_objects,
+        vault=last.vault,
         globals=last.globals,
         source=msgspec.structs.replace(base.backup.snapshot.source, database=last.source.database),
     )
     return Point(
         target, base.backup, schema.backup, resolution, chain, wanted, streamed, reread,
-        tuple(data), snapshot, (*notices, *behind), carried.recasts, carried.refused,
+        tuple(data), snapshot, (*notices, *unseen, *behind), carried.recasts, carried.refused,
     )  # fmt: skip
 
 
@@ -349,9 +356,12 @@ def _around(resolution: Resolution, base: Link, chain: Sequence[Link]) -> tuple[
         if not place.exceeds(link.log.to_lsn, micros(link.log.to_at))
         and link.log.to_lsn >= (cut.commit_lsn if cut else 0)
     ]
-    after = later[0] if later else base
+    seen = [link for link in later if link.log.fingerprint]  # else nobody could ask the source
+    after = seen[0] if seen else later[0] if later else base
     before = [base]
     for link in behind:
+        if link.is_piece:
+            continue
         reached = place.reaches(link.log.to_lsn, micros(link.log.to_at))
         if reached or (link is after and _nothing_after(resolution, link)):
             before.append(link)
@@ -412,12 +422,28 @@ def _types(backup: Backup) -> dict[str, str]:
         return {f"{p.schema}.{p.name}": p.sql for p in parts if p.kind == "TYPE"}
 
 
-def _sequences(base: Link, before: Link, after: Link) -> tuple[tuple[Sequence_, ...], list[str]]:
+def _read_at(after: Link, before: Link, chain: Sequence[Link]) -> tuple[Sequence_, ...]:
+    """The positions that *after* knows: pieces of a stream tell only those that moved."""
+    found = before.backup.snapshot.sequences
+    for link in chain:
+        if link.log.to_lsn >= before.log.to_lsn:
+            if link.is_piece:
+                found = moved_on(found, link.backup.body.sequences)
+            else:
+                found = link.backup.snapshot.sequences
+        if link is after:
+            return found
+    return found if after.is_piece else after.backup.snapshot.sequences
+
+
+def _sequences(
+    base: Link, before: Link, positions: tuple[Sequence_, ...]
+) -> tuple[tuple[Sequence_, ...], list[str]]:
     """Positions of the sequences that the schema has: the first reading after the target.
 
     One that is gone by then stands where it was found last, and a notice says so.
     """
-    read = {one.oid: one for one in after.backup.snapshot.sequences}
+    read = {one.oid: one for one in positions}
     last = {one.oid: one for one in before.backup.snapshot.sequences}
     found, notices = [], []
     for one in base.backup.snapshot.sequences:

@@ -85,6 +85,7 @@ class Part:
     marks: tuple[Marked, ...] = ()
     markers: str = ""  # the state of the markers, "" where there are none
     sees: Callable[[int], bool] | None = field(default=None, repr=False)  # of its look
+    is_piece: bool = False  # of a stream: it looked at the schema, and does not hold it
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ class Look:
     fingerprint: str
     markers: str
     sees: Callable[[int], bool] | None = field(repr=False)
+    is_piece: bool = False
 
     def is_after(self, marked: Marked) -> bool:
         """Whether a marked transaction was over when it looked."""
@@ -314,7 +316,7 @@ class Run:
     def looks(self) -> list[Look]:
         """Every look at the schema, in the order of the log."""
         found = [
-            Look(p.backup, p.to_lsn, p.to_at, p.fingerprint, p.markers, p.sees)
+            Look(p.backup, p.to_lsn, p.to_at, p.fingerprint, p.markers, p.sees, p.is_piece)
             for p in self.parts
             if p.fingerprint
         ]
@@ -337,7 +339,7 @@ class Run:
             between = [m for m in self.changes() if other.is_after(m) and not one.is_after(m)]
             if between:
                 found.append(Range(start, _at_change(between[0]), after))
-                start, after = _at_change(between[-1]), other.backup
+                start, after = _at_change(between[-1]), "" if other.is_piece else other.backup
         found.append(Range(start, self._end(same, looks[last + 1 :]), after))
         return found
 
@@ -348,7 +350,14 @@ class Run:
         trusted = any(
             other.markers in known and after and other.is_after(after[0]) for other in later
         )
-        return _at_change(after[0]) if trusted else _edge(same[-1])
+        if trusted:
+            return _at_change(after[0])
+        if not later and not after:
+            # Stored when the source could not be asked any more: nothing says that it changed.
+            unseen = [p for p in self.parts if not p.fingerprint and p.to_lsn > same[-1].lsn]
+            if unseen:
+                return Edge(unseen[-1].to_lsn, max(unseen[-1].to_at, same[-1].at))
+        return _edge(same[-1])
 
     def changes(self) -> list[Marked]:
         """The marked changes of the schema, in commit order."""
@@ -515,7 +524,12 @@ def _look_after(run: Run, base: Base, place: Place) -> Look | None:
     applied = place.cut.commit_lsn if place.cut else 0
     ahead = [m for m in run.changes() if m.transaction.commit_lsn > applied]
     for look in run.looks():
-        if look.sees is None or place.exceeds(look.lsn, look.at) or look.lsn > run.to_lsn:
+        if (
+            look.sees is None
+            or look.is_piece
+            or place.exceeds(look.lsn, look.at)
+            or look.lsn > run.to_lsn
+        ):
             continue
         if not base.markers or look.markers != base.markers:
             continue
