@@ -330,6 +330,7 @@ def take_over(
     later = _views_later(snapshot, managed)
     waiting = {_name(t) for t in plan.waiting}
     work = Work(
+        restore_id=report.restore_id,
         project=plan.project,
         tables=tuple(t for t in plan.waiting if _name(t) != CRON),
         sequences=tuple(
@@ -458,11 +459,12 @@ def _platforms(statement: str) -> bool:
     return bool(role) and is_reserved(role) and not settable
 
 
-def sweep(info: ConnInfo) -> None:
-    """Take a failed restore back. Raises TargetError."""
+def sweep(info: ConnInfo, restore_id: str) -> None:
+    """Take this restore back, if the mark is still its own. Raises TargetError."""
     with open_control(info, what="target") as conn:
         with translated("target", doing="taking the restore back"):
-            staging.sweep(conn)
+            if staging.unfinished_restore(conn) == restore_id:
+                staging.sweep(conn)
 
 
 def shown_names(plan: ProjectPlan) -> dict[str, str]:
