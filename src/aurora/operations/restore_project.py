@@ -401,8 +401,9 @@ def _parts(
     if rows:
         yield PartResult(
             "files in Storage", LEFT,
-            f"{plural(rows, 'row')} of storage.objects point at files that this restore did not "
-            "bring",
+            f"{plural(rows, 'row')} of storage.objects point at files: "
+            + (f"`aurora backup restore-bucket '*' {backup.entry.id} --target …` brings them"
+               if backup.body.storage is not None else "the backup holds none"),
         )  # fmt: skip
     for part, what in _OUTSIDE:
         yield PartResult(part, LEFT, what)
