@@ -24,6 +24,7 @@ from aurora.engines.logical.ddl import markers_of
 from aurora.engines.logical.export import ExportOptions, export
 from aurora.engines.logical.fingerprint import fingerprint
 from aurora.engines.logical.names import Connection
+from aurora.engines.logical.peek import PeekSession, open_log
 from aurora.engines.logical.pgoutput import format_lsn
 from aurora.engines.logical.receiver import LogSession, SlotBusy, SlotGone
 from aurora.engines.logical.segments import SegmentBuilder, SegmentUploads
@@ -308,14 +309,14 @@ def _drain(
     return _Drained(segments, reached, clock.isoformat(at))
 
 
-def _started(dsn: str, conn: Connection, names: LogNames, start: int) -> LogSession:
+def _started(dsn: str, conn: Connection, names: LogNames, start: int) -> LogSession | PeekSession:
     """A session that streams from *start*; waits for the walsender of a run that was killed.
 
     Raises _Moved where a stream has the slot, or had it.
     """
     end = time.monotonic() + _BUSY_SECONDS
     while True:
-        session = LogSession(dsn)
+        session = open_log(dsn)
         try:
             session.start(names.slot, names.publications, start)
             with translated("source", doing="looking at the slot"):
