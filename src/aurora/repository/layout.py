@@ -34,6 +34,7 @@ class ObjectType(enum.StrEnum):
     LEASE = "leases"
     CANDIDATES = "gc"
     AUDIT = "audit"
+    CLAIM = "claims"
 
     @property
     def prefix(self) -> str:
