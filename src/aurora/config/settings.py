@@ -195,7 +195,7 @@ class MetricsSettings(_Section):
     listen: str = Field(
         default="127.0.0.1:9464", description="address:port of /metrics and /healthz; off for none"
     )
-    refresh: Duration = Field(default=60.0, ge=5, description="how old the figures may be")
+    refresh: Duration = Field(default=300.0, ge=5, description="how old the figures may be")
 
     @field_validator("listen")
     @classmethod

@@ -247,8 +247,14 @@ class Desk:
             return _Book()
 
     def _store(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_suffix(".new")
-        temporary.write_bytes(msgspec.json.encode(self._book))
-        temporary.chmod(0o600)
-        temporary.replace(self._path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(msgspec.json.encode(self._book))
+            temporary.chmod(0o600)
+            temporary.replace(self._path)
+        except OSError as error:
+            raise AuroraError(
+                f"cannot write {self._path}: {(error.strerror or 'failed').lower()}",
+                hint="Notices may be told twice after a restart; no backup is touched.",
+            ) from error

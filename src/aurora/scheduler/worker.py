@@ -8,7 +8,7 @@ restart, a sleeping machine and a clock that was set are no special cases.
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -37,17 +37,16 @@ class Worker:
         retries: Retries,
         sink: EventSink,
         *,
-        chores: Sequence[tuple[float, Callable[[], None]]] = (),
         now: Callable[[], datetime] = clock.now,
         tick_seconds: float = TICK_SECONDS,
     ) -> None:
-        """*chores*: what else is done regularly: (seconds between, function)."""
         self._state = state
         self._runner = runner
         self._rules = dict(rules)
         self._retries = retries
         self._sink = sink
-        self._chores = chores
+        self.chores: list[tuple[float, Callable[[], None]]] = []
+        """What else is done regularly: seconds between, and what."""
         self._now = now
         self._tick_seconds = tick_seconds
         self._busy: set[str] = set()
@@ -86,7 +85,7 @@ class Worker:
             self.tick, "interval", seconds=self._tick_seconds, id="tick",
             next_run_time=datetime.now(UTC),
         )  # fmt: skip
-        for number, (seconds, chore) in enumerate(self._chores):
+        for number, (seconds, chore) in enumerate(self.chores):
             self._scheduler.add_job(
                 self._chore, "interval", args=[chore], seconds=seconds, id=f"chore-{number}",
                 executor="chores", next_run_time=datetime.now(UTC),
