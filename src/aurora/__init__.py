@@ -13,13 +13,16 @@ if TYPE_CHECKING:
         create_backup,
         heal_backups,
         list_backups,
+        mark_point,
         replicate,
         restore,
         restore_options,
+        restore_point,
         restore_table,
         status,
         verify_backup,
     )
+    from aurora.engines.logical.targets import Target
     from aurora.errors import AuroraError
     from aurora.operations.restore_table import TableOptions
     from aurora.wiring import Aurora
@@ -28,13 +31,16 @@ __all__ = [
     "Aurora",
     "AuroraError",
     "TableOptions",
+    "Target",
     "__version__",
     "create_backup",
     "heal_backups",
     "list_backups",
+    "mark_point",
     "replicate",
     "restore",
     "restore_options",
+    "restore_point",
     "restore_table",
     "status",
     "verify_backup",
@@ -44,6 +50,7 @@ _HOMES = {
     "Aurora": "aurora.wiring",
     "AuroraError": "aurora.errors",
     "TableOptions": "aurora.operations.restore_table",
+    "Target": "aurora.engines.logical.targets",
 }
 
 

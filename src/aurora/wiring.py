@@ -5,7 +5,7 @@ before it is needed, and no secret is asked for twice.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +16,15 @@ from aurora.config import SecretRef, Settings, StorageSettings, load_settings
 from aurora.config.secrets import reference_from_environment
 from aurora.config.settings import CREDENTIALS, slug
 from aurora.errors import AuroraError, UsageError, WrongKey
-from aurora.events import EventSink, discard
+from aurora.events import EventSink, Warned, discard
 from aurora.operations.configuration import StorageDraft
 from aurora.operations.init import Options
 from aurora.postgres.conninfo import ConnInfo, needs_password
 from aurora.repository.door import ClosedRepository, Repository
 from aurora.repository.keys import Passphrase, RecoveryCode, Secret
 from aurora.repository.mirror import MirrorView
+from aurora.repository.sealed import Identities, Recipients
+from aurora.repository.sealed_door import SealedRepository
 from aurora.storage.addresses import parse_address
 from aurora.storage.base import Buffer, ObjectInfo, Storage
 from aurora.storage.open import Patience, open_storage
@@ -127,6 +129,10 @@ class Aurora:
             return Passphrase(self.passphrase(place))
         return RecoveryCode(code.resolve(f"the {place} recovery code", base=self.settings.base))
 
+    def recipients(self) -> Recipients:
+        """Whom sealed backups are made for. Raises UsageError where nobody is named."""
+        return Recipients.parse(self.settings.sealed.recipients)
+
     def secret_files(self) -> list[Path]:
         """The files that hold secrets, as far as this configuration refers to files."""
         references: list[SecretRef | str | None] = [
@@ -179,6 +185,33 @@ class Aurora:
                 self.storage("primary"), self.secret("primary"), fallback=fallback, sink=sink
             )
 
+    def open_sealed(
+        self, place: str, identities: Sequence[Path], *, sink: EventSink = discard
+    ) -> SealedRepository:
+        """The sealed backups of *place*, opened by identity files.
+
+        On the primary no other key is needed, and none is asked for. Where the repository's
+        own secret is given it proves whose the backups are; otherwise *sink* is warned.
+
+        Raises as :meth:`open_secondary`, and UsageError for an identity that is none.
+        """
+        keys = Identities.read(identities)
+        storage = self.storage("primary") if place == "primary" else self.open_secondary_view()
+        try:
+            mac_key = Repository.open(storage, self._secret_unasked("primary")).mac_key
+        except (UsageError, WrongKey) as error:
+            mac_key = None
+            sink(
+                Warned(
+                    "origin-unproven",
+                    f"the repository's own key is not at hand ({error.message}), so nothing proves "
+                    "that the sealed backup is yours",
+                    "Anybody who can write to the storage and knows a recipient's public key "
+                    "could have made it. Look at the rows before you rely on them.",
+                )
+            )
+        return SealedRepository(storage, keys, mac_key=mac_key, sink=sink)
+
     def open_for_verifying(self, place: str, *, keys: bool) -> ClosedRepository:
         """What *place* itself holds, nothing standing in; without *keys* nothing is opened.
 
@@ -208,6 +241,16 @@ class Aurora:
         with self._naming("primary"):
             return Repository.open(self.storage("primary"), self.secret("primary"))
 
+    def open_owned(self, place: Place) -> Repository:
+        """The repository that *place* itself is, with its own key slots. Raises as open_primary."""
+        if place == "secondary" and not self.has_secondary:
+            raise UsageError(
+                "no secondary storage is configured",
+                hint="Set url under [secondary] in aurora.toml.",
+            )
+        with self._naming(place):
+            return Repository.open(self.storage(place), self.secret(place), role=place)
+
     def open_secondary_view(self) -> MirrorView:
         """The secondary as a storage without its outer envelope. Raises as open_primary."""
         with self._naming("secondary"):
@@ -226,11 +269,15 @@ class Aurora:
             message = f"{error.message} on the {place} storage {self.storage(place).url}"
             raise WrongKey(message, hint=error.hint, context=error.context) from error
 
-    def _secondary_unasked(self) -> Storage:
+    def _secret_unasked(self, place: Place) -> Secret:
         with self._lock:
-            code = reference_from_environment("AURORA_SECONDARY_RECOVERY_CODE")
-            if code is None and "secondary" not in self._passphrases:
-                self._passphrases["secondary"] = self._find_passphrase("secondary", nobody)
+            code = reference_from_environment(f"{_PREFIX[place]}_RECOVERY_CODE")
+            if code is None and place not in self._passphrases:
+                self._passphrases[place] = self._find_passphrase(place, nobody)
+        return self.secret(place)
+
+    def _secondary_unasked(self) -> Storage:
+        self._secret_unasked("secondary")
         return self.open_secondary_view()
 
     def _source_as_written(self) -> ConnInfo:

@@ -111,6 +111,15 @@ def test_a_restore_point_from_mark_to_recovery(workplace: tuple[Path, str], tmp_
         assert run_sql(f"{dsn}_pit", "SELECT id FROM keyed") == [(1,)]
     finally:
         run_sql(dsn, f'DROP DATABASE "{dsn.rsplit("/", 1)[1]}_pit"')
+    table = ("backup", "restore-table", "keyed", "--name", "before deploy")
+    planned = summary(aurora(directory, *table, "--as", "was", "--dry-run", "--json"))
+    assert (planned["mode"], planned["restored_as"]) == ("copy", "public.was")
+    made = summary(aurora(directory, *table, "--as", "was", "--json"))
+    assert made["recovered_to"] == "restore point before deploy"
+    assert run_sql(dsn, "SELECT id FROM was") == [(1,)]
+    assert aurora(directory, "backup", "restore-table", "keyed", "--as", "x").returncode == 2
+    whole = ("backup", "restore-full", "latest:full", "--name", "before deploy", "--dry-run")
+    assert "restore point before deploy" in aurora(directory, *whole).stdout
     unknown = aurora(directory, "backup", "restore-point", "--name", "befor", "--json")
     assert unknown.returncode == 10
     error = json.loads(unknown.stderr.splitlines()[-1])

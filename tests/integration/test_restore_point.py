@@ -10,16 +10,23 @@ import psycopg
 import pytest
 
 from aurora.engines.logical.targets import Target, to_micros
-from aurora.errors import TargetNotEmpty, UsageError
+from aurora.errors import TargetNotEmpty, TargetRefused, UsageError
 from aurora.operations.backup import BackupOptions, BackupReport
 from aurora.operations.incremental import create_full, create_incremental
+from aurora.operations.point import find_point
 from aurora.operations.recover import RecoveryPlan, plan_recovery, run_recovery
 from aurora.operations.reports import RestoreReport
 from aurora.operations.restore import RestoreOptions
+from aurora.operations.restore_table import (
+    TableOptions,
+    TablePlan,
+    plan_restore_table,
+    run_restore_table,
+)
 from aurora.operations.source import plan_prepare, run_prepare
 from tests.fixtures.looks import compare, look, run_script, run_sql
 from tests.fixtures.postgres import NewDatabase
-from tests.fixtures.projects import LABEL, NewTarget, Project
+from tests.fixtures.projects import LABEL, NewRole, NewTarget, Project
 
 pytest_plugins = ["tests.fixtures.backups"]
 
@@ -68,6 +75,21 @@ class Story:
 
         plan = self.plan(dsn, target, **options)
         return run_recovery(plan, make_safety_backup=safety, sink=self.project.events.append)
+
+    def plan_table(self, dsn: str, name: str, target: Target, **options: Any) -> TablePlan:
+        sink = self.project.events.append
+        point = find_point(self.project.repository, LABEL, target, sink=sink)
+        return plan_restore_table(point, name, dsn, TableOptions(**options))
+
+    def table(self, dsn: str, name: str, target: Target, **options: Any) -> RestoreReport:
+        def safety(chosen: TablePlan) -> str:
+            made = self.project.backup(
+                dsn, type="safety", accept_new_source=True, only=frozenset(chosen.there)
+            )
+            return made.backup_id
+
+        plan = self.plan_table(dsn, name, target, **options)
+        return run_restore_table(plan, make_safety_backup=safety, sink=self.project.events.append)
 
 
 @pytest.fixture
@@ -220,7 +242,7 @@ def test_while_nothing_is_streamed(story: Story, new_target: NewTarget) -> None:
         time.sleep(0.2)
     target = new_target()
     plan = story.plan(target, Target(at=to_micros(found[1])))
-    assert plan.reread["public.loose"] < found[1].astimezone(UTC).isoformat()
+    assert plan.point.reread["public.loose"] < found[1].astimezone(UTC).isoformat()
     story.recover(target, Target(at=to_micros(found[1])))
     assert rows(target, "loose") == [(1,), (10,), (11,)]
     assert rows(target, "one")[-1] == (100,)
@@ -267,3 +289,119 @@ def test_values_larger_than_a_segment(story: Story, new_target: NewTarget) -> No
     asked = "SELECT id, name, length(big), md5(big) FROM item WHERE id > 900"
     assert run_sql(target, asked) == run_sql(story.dsn, asked) != []
     assert rows(target, "one") == rows(story.dsn, "one")
+
+
+def test_one_table_beside_the_existing_one(story: Story) -> None:
+    """Its own changes alone, of all that the log holds; its own chunks alone, of the full."""
+    story.prepare()
+    story.full()
+    story.sql(
+        "UPDATE item SET name = 'kept' WHERE id < 50",  # TOAST stays
+        "UPDATE item SET id = id + 1000 WHERE id BETWEEN 20 AND 30",
+        "DELETE FROM item WHERE id = 60",
+        "INSERT INTO one VALUES (100)",
+    )
+    story.incremental()
+    before = rows(story.dsn, "item")
+    disaster = story.xid("DELETE FROM item WHERE id > 10")
+    story.sql("TRUNCATE one")
+    story.incremental()
+    run_sql(story.dsn, "CREATE SCHEMA scratch")
+
+    report = story.table(story.dsn, "item", Target(before_xid=disaster), as_name="scratch.item")
+
+    assert rows(story.dsn, "scratch.item") == before
+    assert len(rows(story.dsn, "item")) == 10
+    assert (report.outcome, report.rows) == ("restored", len(before))
+    assert report.recovered_to == f"just before transaction {disaster}"
+    assert report.notes[0].startswith("recovered to")
+
+
+def test_one_table_replaced_and_made_anew(story: Story) -> None:
+    """--replace keeps what refers to it, and sequences never go back; a dropped one is made."""
+    story.sql(
+        "CREATE TABLE refers (id int REFERENCES one)",
+        "CREATE INDEX by_v ON still (v)",
+        "CREATE VIEW seen AS SELECT id FROM still",
+    )
+    story.prepare()
+    story.full()
+    story.sql("INSERT INTO one VALUES (100)", "INSERT INTO refers VALUES (100)")
+    story.sql("UPDATE still SET v = 'new' WHERE id <= 20", "DELETE FROM still WHERE id > 1990")
+    good = story.xid("INSERT INTO one VALUES (101)")
+    still = rows(story.dsn, "still")
+    story.sql("INSERT INTO one VALUES (102)", "DELETE FROM one WHERE id < 5")
+    story.incremental()
+
+    report = story.table(story.dsn, "one", Target(xid=good), replace=True)
+    assert report.safety_backup
+    assert [row[0] for row in rows(story.dsn, "one")] == [1, 2, 3, 4, 5, 100, 101]
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        run_sql(story.dsn, "DELETE FROM one WHERE id = 100")
+
+    run_sql(story.dsn, "DROP TABLE still CASCADE")
+    report = story.table(story.dsn, "still", Target(xid=good))
+    assert (report.outcome, report.rows) == ("restored", 1990)
+    assert rows(story.dsn, "still") == still
+    assert run_sql(story.dsn, "SELECT count(*) FROM seen") == [(1990,)]
+    assert run_sql(story.dsn, "SELECT count(*) FROM pg_indexes WHERE indexname = 'by_v'") == [(1,)]
+
+
+def test_a_partition_tree_to_a_point(story: Story) -> None:
+    """Rows that moved between partitions; a table of the last re-read says so."""
+    story.sql(
+        "CREATE TABLE part (id int, p int, v text, PRIMARY KEY (id, p)) PARTITION BY LIST (p)",
+        "CREATE TABLE part_1 PARTITION OF part FOR VALUES IN (1)",
+        "CREATE TABLE part_2 PARTITION OF part FOR VALUES IN (2)",
+        "INSERT INTO part SELECT i, 1 + i % 2, 'v' FROM generate_series(1, 50) i",
+    )
+    story.prepare()
+    story.full()
+    story.sql("UPDATE part SET p = 3 - p WHERE id % 3 = 0", "DELETE FROM part WHERE id = 7")
+    good = story.xid("UPDATE part SET v = 'good' WHERE id < 9")
+    before = rows(story.dsn, "part")
+    story.sql("TRUNCATE part_1", "INSERT INTO loose VALUES (9)")
+    story.incremental()
+    story.table(story.dsn, "part", Target(xid=good), replace=True)
+    assert rows(story.dsn, "part") == before
+    plan = story.plan_table(story.dsn, "loose", Target(xid=good), as_name="loose_then")
+    assert "as of a re-read" in dict(plan.facts())
+    assert "as of a re-read" not in dict(story.plan_table(
+        story.dsn, "part_1", Target(xid=good), as_name="x").facts())  # fmt: skip
+
+
+def test_a_table_left_alone_by_a_failed_recovery(story: Story) -> None:
+    """A foreign key that the point's rows do not satisfy: refused, nothing was changed."""
+    story.sql("CREATE TABLE refers (id int REFERENCES one)")
+    story.prepare()
+    story.full()
+    early = story.xid("INSERT INTO still VALUES (9999, 'x')")
+    story.sql("INSERT INTO one VALUES (100)", "INSERT INTO refers VALUES (100)")
+    story.incremental()
+    before = rows(story.dsn, "one")
+    with pytest.raises(TargetRefused, match="refer to rows"):
+        story.table(story.dsn, "one", Target(xid=early), replace=True)
+    assert rows(story.dsn, "one") == before
+
+
+def test_the_system_to_a_point(story: Story, new_target: NewTarget, new_role: NewRole) -> None:
+    """Roles and the database's settings are those of the last backup not after the target."""
+    story.prepare()
+    story.full()
+    role = new_role("later_role")
+    name = story.dsn.rsplit("/", 1)[1]
+    story.sql(f"ALTER DATABASE {name} SET work_mem = '7MB'", "INSERT INTO one VALUES (100)")
+    story.incremental()
+    good = story.xid("INSERT INTO one VALUES (101)")
+    story.sql(f"ALTER DATABASE {name} SET work_mem = '9MB'", "DELETE FROM one")
+    story.incremental()
+    plan = story.plan(new_target(), Target(xid=good), with_roles=True, accept_refusals=True)
+    roles = plan.point.backup.read_all(plan.point.snapshot.globals).decode()
+    assert role in roles
+    assert role not in plan.point.backup.read_all(plan.point.backup.snapshot.globals).decode()
+
+    target = new_target()
+    report = story.recover(target, Target(xid=good), with_roles=True, accept_refusals=True)
+    assert (report.kind, report.outcome) == ("restore-full", "restored")
+    assert rows(target, "one") == [(n,) for n in (1, 2, 3, 4, 5, 100, 101)]
+    assert run_sql(target, "SHOW work_mem") == [("7MB",)]

@@ -430,7 +430,9 @@ def _recover(
             project.repository, LABEL, target, dsn, RestoreOptions(), sink=project.events.append
         )
         if cut % 3 == 0:  # as if memory were short
-            plan = dataclasses.replace(plan, keys_in_memory=20)
+            plan = dataclasses.replace(
+                plan, point=dataclasses.replace(plan.point, keys_in_memory=20)
+            )
         report = run_recovery(plan, make_safety_backup=None, sink=project.events.append)
         assert report.outcome == "restored", (told, report.problems, report.refusals)
         found = held(dsn, NOTED)
@@ -439,7 +441,7 @@ def _recover(
             more, less = found[table] - expected[table], expected[table] - found[table]
             assert not more, f"{told}: {target}: {table} has {str(more)[:300]}"
             assert not less, f"{told}: {target}: {table} lacks {str(less)[:300]}"
-        assert found["keyless"] == _reread(project, oracle, plan.reread["public.keyless"])
+        assert found["keyless"] == _reread(project, oracle, plan.point.reread["public.keyless"])
         with psycopg.connect(dsn) as conn:
             assert conn.execute("SELECT sum(balance) FROM account").fetchone() == (20000,)
             row = conn.execute(

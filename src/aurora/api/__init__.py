@@ -12,6 +12,7 @@ Each takes an :class:`~aurora.wiring.Aurora` and options, tells an event sink wh
 returns a report, and raises :class:`~aurora.errors.AuroraError`.
 """
 
+from aurora.api.audit import audit_entries, audit_entry, record, recorded, verify_audit
 from aurora.api.backups import (
     create_backup,
     heal_backups,
@@ -21,29 +22,68 @@ from aurora.api.backups import (
 )
 from aurora.api.changelog import mark_point, prepare_source, transactions
 from aurora.api.common import reports_directory
+from aurora.api.incidents import (
+    incident_records,
+    plan_resume_writes,
+    plan_stop_writes,
+    resume_writes,
+    start_incident,
+    stop_writes,
+)
+from aurora.api.keys import (
+    add_key,
+    list_keys,
+    prove_key,
+    recovery_sheet_of,
+    remove_key,
+    rotate_key,
+)
 from aurora.api.overview import status
 from aurora.api.restores import (
     plan_point,
+    plan_restore,
+    plan_table,
     restore,
     restore_options,
     restore_point,
     restore_table,
 )
+from aurora.repository.sealed import new_identity
 
 __all__ = [
+    "add_key",
+    "audit_entries",
+    "audit_entry",
     "create_backup",
     "heal_backups",
+    "incident_records",
     "list_backups",
+    "list_keys",
     "mark_point",
+    "new_identity",
     "plan_point",
+    "plan_restore",
+    "plan_resume_writes",
+    "plan_stop_writes",
+    "plan_table",
     "prepare_source",
+    "prove_key",
+    "record",
+    "recorded",
+    "recovery_sheet_of",
+    "remove_key",
     "replicate",
     "reports_directory",
     "restore",
     "restore_options",
     "restore_point",
     "restore_table",
+    "resume_writes",
+    "rotate_key",
+    "start_incident",
     "status",
+    "stop_writes",
     "transactions",
+    "verify_audit",
     "verify_backup",
 ]

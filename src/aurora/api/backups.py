@@ -1,7 +1,9 @@
 """Making, listing, copying, verifying and healing backups."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from aurora.api.audit import recorded
 from aurora.api.common import backup_options, memory_of, secondary_view
 from aurora.errors import UsageError
 from aurora.events import EventSink, discard
@@ -9,9 +11,12 @@ from aurora.operations import incremental
 from aurora.operations import verify as verify_operation
 from aurora.operations.backup import BackupReport
 from aurora.operations.log_state import INCREMENTAL
+from aurora.operations.seal import create_sealed
 from aurora.operations.verify import Healed, Verified
 from aurora.repository import mirror
 from aurora.repository.catalog import BackupEntry
+from aurora.repository.door import Repository
+from aurora.repository.ids import SEALED
 from aurora.repository.mirror import ReplicationReport
 from aurora.repository.verify import Level
 from aurora.wiring import Aurora
@@ -28,33 +33,43 @@ def create_backup(
     """Make a backup, then bring the secondary up to date.
 
     Args:
-        kind: ``full``, or ``incremental`` (which becomes a full, with ``report.reason``,
-            where the change log does not lead on from the newest backup).
+        kind: ``full``; ``incremental`` (which becomes a full, with ``report.reason``, where
+            the change log does not lead on from the newest backup); or ``sealed``.
 
     Raises: see :func:`aurora.operations.backup.create_backup`.
     """
-    if kind not in ("full", INCREMENTAL):
+    makers: dict[str, Callable[..., BackupReport]] = {
+        "full": incremental.create_full,
+        INCREMENTAL: incremental.create_incremental,
+        SEALED: lambda *args, **more: create_sealed(*args, recipients=aurora.recipients(), **more),
+    }
+    if kind not in makers:
         raise UsageError(
             f"backups of type {kind[:20]} cannot be made",
-            hint="Use --type full or --type incremental.",
+            hint=f"Use --type {', '.join(makers)}.",
         )
-    make = incremental.create_full if kind == "full" else incremental.create_incremental
-    repository = aurora.open_primary()
-    memory = memory_of(aurora)
-    memory.check(repository, aurora.database)
-    report = make(
-        aurora.source_dsn(),
-        repository,
-        backup_options(
-            aurora,
-            skip=skip,
-            accept_new_source=accept_new_source,
-            distrusted=memory.distrusted(),
-        ),
-        open_mirror=aurora.open_secondary_view if aurora.has_secondary else None,
-        sink=sink,
-    )
-    memory.remember(repository, repository.resolve(report.backup_id, aurora.database))
+    if kind == SEALED:
+        aurora.recipients()  # nobody to seal for: said before the storages are asked
+    with recorded(aurora, "run", "backup create", sink, asked_for=kind) as note:
+        repository = note.repository = aurora.open_primary()
+        memory = memory_of(aurora)
+        memory.check(repository, aurora.database)
+        report = makers[kind](
+            aurora.source_dsn(),
+            repository,
+            backup_options(
+                aurora,
+                skip=skip,
+                accept_new_source=accept_new_source,
+                distrusted=memory.distrusted(),
+                chunk_bytes=aurora.settings.sealed.chunk_size if kind == SEALED else None,
+            ),
+            open_mirror=aurora.open_secondary_view if aurora.has_secondary else None,
+            sink=sink,
+        )
+        memory.remember(repository, repository.resolve(report.backup_id, aurora.database))
+        note.facts |= report.document()
+        note.outcome = "incomplete" if report.replicated is False else note.outcome
     return report
 
 
@@ -72,7 +87,18 @@ def list_backups(
 
 def replicate(aurora: Aurora, *, sink: EventSink = discard) -> ReplicationReport:
     """Copy to the secondary what it lacks. Raises UsageError where there is none."""
-    return mirror.replicate(aurora.storage("primary"), secondary_view(aurora), sink=sink)
+    view = secondary_view(aurora)
+    with recorded(aurora, "run", "backup replicate", sink) as note:
+        report = mirror.replicate(aurora.storage("primary"), view, sink=sink)
+        lacking = sorted(backup for (_, backup), names in report.lacking.items() if names)
+        note.facts |= {
+            "copied_objects": report.copied_objects,
+            "copied_bytes": report.copied_bytes,
+            "bad": report.bad,
+            "lacking": lacking,
+        }
+        note.outcome = note.outcome if report.is_complete else "incomplete"
+    return report
 
 
 def verify_backup(
@@ -83,14 +109,38 @@ def verify_backup(
     level: Level = Level.FULL,
     subset: tuple[int, int] | None = None,
     budget_seconds: float | None = None,
+    identity: Sequence[Path] = (),
     sink: EventSink = discard,
 ) -> Verified:
-    """Look whether a backup is there, unaltered, and opens; damage is reported, not raised."""
-    repository = aurora.open_for_verifying(storage, keys=level is Level.FULL)
-    entry = repository.resolve(backup_id, aurora.database)
-    found = verify_operation.verify_backup(
-        repository, entry, level, subset=subset, budget_seconds=budget_seconds, sink=sink
-    )
+    """Look whether a backup is there, unaltered, and opens; damage is reported, not raised.
+
+    A sealed backup opens with *identity* files only; without them the bytes of its parts are
+    compared with their hashes.
+    """
+    with recorded(
+        aurora, "verify", "backup verify", sink, backup=backup_id, storage=storage, level=str(level)
+    ) as note:
+        repository = (
+            aurora.open_sealed(storage, identity, sink=sink)
+            if identity
+            else aurora.open_for_verifying(storage, keys=level is Level.FULL)
+        )
+        if isinstance(repository, Repository):
+            note.repository = repository
+        entry = repository.resolve(backup_id, aurora.database)
+        note.facts["backup"] = entry.id
+        found = verify_operation.verify_backup(
+            repository, entry, level, subset=subset, budget_seconds=budget_seconds, sink=sink
+        )
+        note.facts |= {
+            "checked_objects": found.report.checked_objects,
+            "needed_objects": found.report.needed_objects,
+            "checked_bytes": found.report.checked_bytes,
+            "subset": f"{subset[0]}/{subset[1]}" if subset else None,
+            "ended_early": found.report.ended_early,
+            "bad": [one.name for one in found.report.bad],
+        }
+        note.outcome = note.outcome if found.report.ok else "bad"
     if storage == "primary":
         whole = subset is None and not found.report.ended_early and level is not Level.NAMES
         bad = {one.name for one in found.report.bad}
@@ -101,8 +151,18 @@ def verify_backup(
 
 def heal_backups(aurora: Aurora, backup_id: str, *, sink: EventSink = discard) -> list[Healed]:
     """Bring bad objects of a backup (or ``all``) back, on either storage, from the other."""
-    reports = verify_operation.heal_backups(
-        aurora.storage("primary"), secondary_view(aurora), backup_id, aurora.database, sink=sink
-    )
+    view = secondary_view(aurora)
+    with recorded(aurora, "run", "backup heal", sink, backup=backup_id) as note:
+        reports = verify_operation.heal_backups(
+            aurora.storage("primary"), view, backup_id, aurora.database, sink=sink
+        )
+        note.facts |= {
+            "backups": [one.backup_id for one in reports],
+            "primary": [name for one in reports for name in one.primary],
+            "secondary": [name for one in reports for name in one.secondary],
+            "records": [name for one in reports for name in one.records],
+            "failed": {name: why for one in reports for name, why in one.failed.items()},
+        }
+        note.outcome = "incomplete" if note.facts["failed"] else note.outcome
     memory_of(aurora).note_checked((), good={name for one in reports for name in one.primary})
     return reports

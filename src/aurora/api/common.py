@@ -9,12 +9,13 @@ from aurora.errors import AuroraError, StorageError, UsageError
 from aurora.events import EventSink
 from aurora.operations import backup as backup_operation
 from aurora.operations.backup import BackupOptions
-from aurora.operations.content import Backup
+from aurora.operations.content import Backup, Readable
 from aurora.operations.memory import Memory
 from aurora.operations.reports import RestoreReport, write_report
 from aurora.repository import mirror
 from aurora.repository.door import Repository
 from aurora.repository.ids import SAFETY
+from aurora.repository.sealed_door import SealedRepository
 from aurora.wiring import Aurora
 
 
@@ -33,12 +34,13 @@ def backup_options(
     skip: Sequence[str] = (),
     accept_new_source: bool = False,
     distrusted: frozenset[str] = frozenset(),
+    chunk_bytes: int | None = None,
 ) -> BackupOptions:
     settings = aurora.settings.backup
     return BackupOptions(
         database=aurora.database,
         jobs=settings.jobs,
-        chunk_bytes=settings.chunk_size,
+        chunk_bytes=chunk_bytes or settings.chunk_size,
         level=settings.compression_level,
         lock_timeout=settings.lock_timeout,
         skip=(*settings.skip, *skip),
@@ -58,11 +60,20 @@ def secondary_view(aurora: Aurora) -> mirror.MirrorView:
 
 
 def opened(
-    aurora: Aurora, backup_id: str, storage: str, sink: EventSink
-) -> tuple[Repository, Backup]:
+    aurora: Aurora, backup_id: str, storage: str, sink: EventSink, identity: Sequence[Path] = ()
+) -> tuple[Readable, Backup]:
+    """The backup to restore from; with *identity* files a sealed one."""
+    if identity:
+        sealed = aurora.open_sealed(storage, identity, sink=sink)
+        return sealed, Backup(sealed, sealed.resolve(backup_id, aurora.database))
     repository = aurora.open_for_reading(storage, sink=sink)
     memory_of(aurora).warn(repository, aurora.database, sink)
     return repository, Backup(repository, repository.resolve(backup_id, aurora.database))
+
+
+def keyed(repository: Readable) -> Repository | None:
+    """The repository where it was opened by its own keys: a sealed backup takes none."""
+    return repository if isinstance(repository, Repository) else None
 
 
 def back_up_first(
@@ -89,12 +100,16 @@ def back_up_first(
 
 
 @contextmanager
-def held(repository: Repository) -> Iterator[None]:
+def held(repository: Readable) -> Iterator[None]:
     """A lease that keeps the collector from removing what is being read.
 
     A storage that may only be read, or the secondary's view, gives none: then the
-    48 hours that nothing is deleted for must do.
+    48 hours that nothing is deleted for must do. So it is for sealed backups, which are
+    opened without the key that signs a lease.
     """
+    if isinstance(repository, SealedRepository):
+        yield
+        return
     lease = repository.lease("restore")
     try:
         lease.begin()

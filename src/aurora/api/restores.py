@@ -1,20 +1,47 @@
 """Restoring: a system, a database, a table, a point in time."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from aurora.api.common import back_up_first, held, opened, reported
+from aurora.api.audit import Recording, recorded
+from aurora.api.common import back_up_first, held, keyed, memory_of, opened, reported
 from aurora.engines.logical.targets import Target
+from aurora.errors import UsageError
 from aurora.events import EventSink, discard
+from aurora.operations import restore as restore_operation
+from aurora.operations.point import find_point
 from aurora.operations.recover import RecoveryPlan, plan_recovery, run_recovery
 from aurora.operations.reports import RestoreReport
-from aurora.operations.restore import RestoreOptions, RestorePlan, plan_restore, run_restore
+from aurora.operations.restore import RestoreOptions, RestorePlan, run_restore
 from aurora.operations.restore_table import (
     TableOptions,
     TablePlan,
     plan_restore_table,
     run_restore_table,
 )
+from aurora.postgres.conninfo import ConnInfo
 from aurora.wiring import Aurora
+
+
+def plan_restore(
+    aurora: Aurora,
+    backup_id: str,
+    *,
+    target: str | None = None,
+    options: RestoreOptions | None = None,
+    storage: str = "primary",
+    identity: Sequence[Path] = (),
+    sink: EventSink = discard,
+) -> RestorePlan:
+    """What :func:`restore` would do. Changes nothing.
+
+    Raises: see :func:`aurora.operations.restore.plan_restore`.
+    """
+    _, backup = opened(aurora, backup_id, storage, sink, identity)
+    return restore_operation.plan_restore(
+        backup, target or aurora.source_dsn(), options or restore_options(aurora)
+    )
 
 
 def restore(
@@ -24,6 +51,7 @@ def restore(
     target: str | None = None,
     options: RestoreOptions | None = None,
     storage: str = "primary",
+    identity: Sequence[Path] = (),
     confirm: Callable[[RestorePlan], None] | None = None,
     sink: EventSink = discard,
 ) -> RestoreReport:
@@ -31,13 +59,16 @@ def restore(
 
     Args:
         target: connection string; the source by default.
+        identity: age identity files, for a sealed backup.
         confirm: gets the plan before anything is changed, and may raise.
 
     Raises: see :func:`aurora.operations.restore.run_restore`.
     """
-    repository, backup = opened(aurora, backup_id, storage, sink)
     dsn = target or aurora.source_dsn()
-    plan = plan_restore(backup, dsn, options or restore_options(aurora))
+    plan = plan_restore(
+        aurora, backup_id, target=dsn, options=options, storage=storage, identity=identity,
+        sink=sink,
+    )  # fmt: skip
     if confirm is not None:
         confirm(plan)
 
@@ -45,8 +76,15 @@ def restore(
         label = f"safety before restore {plan.restore_id}"
         return back_up_first(aurora, dsn, plan.state.name, label, None, sink)
 
-    with held(repository):
-        return reported(aurora, lambda: run_restore(plan, make_safety_backup=safety, sink=sink))
+    operation = "backup restore-full" if plan.options.with_roles else "backup restore"
+    with recorded(aurora, "restore", operation, sink, **_asked(plan, storage)) as note:
+        note.repository = keyed(plan.backup.repository)
+        with held(plan.backup.repository):
+            report = reported(
+                aurora, lambda: run_restore(plan, make_safety_backup=safety, sink=sink)
+            )
+        _tell(note, report)
+    return report
 
 
 def plan_point(
@@ -65,6 +103,7 @@ def plan_point(
     Raises: see :func:`aurora.operations.recover.plan_recovery`.
     """
     repository = aurora.open_for_reading(storage, sink=sink)
+    memory_of(aurora).warn(repository, aurora.database, sink)
     return plan_recovery(
         repository,
         aurora.database,
@@ -111,8 +150,16 @@ def restore_point(
         label = f"safety before recovery {plan.restore.restore_id}"
         return back_up_first(aurora, dsn, plan.restore.state.name, label, None, sink)
 
-    with held(plan.restore.backup.repository):
-        return reported(aurora, lambda: run_recovery(plan, make_safety_backup=safety, sink=sink))
+    asked = {**_asked(plan.restore, storage), "point": plan.document()}
+    with recorded(aurora, "restore", f"backup {plan.kind}", sink, **asked) as note:
+        repository = plan.restore.backup.repository
+        note.repository = keyed(repository)
+        with held(repository):
+            report = reported(
+                aurora, lambda: run_recovery(plan, make_safety_backup=safety, sink=sink)
+            )
+        _tell(note, report)
+    return report
 
 
 def restore_options(
@@ -134,24 +181,77 @@ def restore_options(
     )
 
 
-def restore_table(
+def plan_table(
     aurora: Aurora,
     table: str,
-    backup_id: str,
+    backup_id: str | None = None,
     *,
+    moment: Target | None = None,
     target: str | None = None,
     options: TableOptions | None = None,
     storage: str = "primary",
+    identity: Sequence[Path] = (),
+    notices: Sequence[str] = (),
+    sink: EventSink = discard,
+) -> TablePlan:
+    """What :func:`restore_table` would do. Changes nothing.
+
+    Raises: see :func:`aurora.operations.restore_table.plan_restore_table`.
+    """
+    dsn, chosen = target or aurora.source_dsn(), options or TableOptions()
+    if moment is None:
+        if backup_id is None:
+            raise UsageError("name a backup or a point in time", hint="Nothing was changed.")
+        _, backup = opened(aurora, backup_id, storage, sink, identity)
+        return plan_restore_table(backup, table, dsn, chosen)
+    if identity:
+        raise UsageError(
+            "a sealed backup has no place in the change log",
+            hint="Leave out --identity for a point in time, or the point for a sealed backup.",
+        )
+    repository = aurora.open_for_reading(storage, sink=sink)
+    memory_of(aurora).warn(repository, aurora.database, sink)
+    full = repository.resolve(backup_id, aurora.database).id if backup_id else ""
+    point = find_point(repository, aurora.database, moment, full=full, notices=notices, sink=sink)
+    return plan_restore_table(point, table, dsn, chosen)
+
+
+def restore_table(
+    aurora: Aurora,
+    table: str,
+    backup_id: str | None = None,
+    *,
+    moment: Target | None = None,
+    target: str | None = None,
+    options: TableOptions | None = None,
+    storage: str = "primary",
+    identity: Sequence[Path] = (),
+    notices: Sequence[str] = (),
     confirm: Callable[[TablePlan], None] | None = None,
     sink: EventSink = discard,
 ) -> RestoreReport:
-    """Restore one table or partition tree.
+    """Restore one table or partition tree: as a backup holds it, or to a point in time.
+
+    A program that wants the rows of that moment without touching the table takes
+    ``TableOptions(as_name="scratch.name")``: a plain copy of them, with the columns that the
+    table had, in a schema of its own choice (which must be there), made in one transaction
+    and readable by its owner alone. It compares or copies them by SQL and drops the table.
+
+    Args:
+        backup_id: the backup; with *moment* the full to start from, by default the newest
+            that serves.
+        moment: the point in time.
+        identity: age identity files, for a sealed backup.
+        notices: sentences for the plan and the report.
+        confirm: gets the plan before anything is changed, and may raise.
 
     Raises: see :func:`aurora.operations.restore_table.run_restore_table`.
     """
-    repository, backup = opened(aurora, backup_id, storage, sink)
     dsn = target or aurora.source_dsn()
-    plan = plan_restore_table(backup, table, dsn, options or TableOptions())
+    plan = plan_table(
+        aurora, table, backup_id, moment=moment, target=dsn, options=options, storage=storage,
+        identity=identity, notices=notices, sink=sink,
+    )  # fmt: skip
     if confirm is not None:
         confirm(plan)
 
@@ -160,7 +260,40 @@ def restore_table(
         names = frozenset(chosen.there)
         return back_up_first(aurora, dsn, chosen.database, label, names, sink)
 
-    with held(repository):
-        return reported(
-            aurora, lambda: run_restore_table(plan, make_safety_backup=safety, sink=sink)
-        )
+    with recorded(
+        aurora,
+        "restore",
+        "backup restore-table",
+        sink,
+        backup=plan.backup.entry.id,
+        storage=storage,
+        target=ConnInfo.parse(dsn).with_dbname(plan.database).redacted(),
+        table=plan.name,
+        **({"point": plan.document()} if plan.point else {}),
+    ) as note:
+        note.repository = keyed(plan.backup.repository)
+        with held(plan.backup.repository):
+            report = reported(
+                aurora, lambda: run_restore_table(plan, make_safety_backup=safety, sink=sink)
+            )
+        _tell(note, report)
+    return report
+
+
+def _asked(plan: RestorePlan, storage: str) -> dict[str, Any]:
+    """What the audit trail says of a restore before it is over."""
+    return {
+        "restore": plan.restore_id,
+        "backup": plan.backup.entry.id,
+        "storage": storage,
+        "target": plan.state.info.redacted(),
+        "mode": plan.mode,
+    }
+
+
+def _tell(note: Recording, report: RestoreReport) -> None:
+    document = report.document()
+    tables = document.pop("tables")
+    note.facts |= {**document, "tables": len(tables), "same": sum(one["same"] for one in tables)}
+    note.outcome = "incomplete" if report.refusals else note.outcome
+    note.attachments["report.md"] = report.markdown()

@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from aurora.cli import doctor, exits, init
+from aurora.cli.audit import audit
 from aurora.cli.backup import backup
 from aurora.cli.changes import log
+from aurora.cli.incident import incident
+from aurora.cli.key import key
 from aurora.cli.source import source
 from aurora.errors import Cancelled, UsageError
 from aurora.version import __version__
@@ -26,7 +29,11 @@ app.command("init", short_help="Make the repositories and write aurora.toml.")(i
 app.command("doctor", short_help="Is everything in place? What to do if not.")(doctor.doctor)
 app.add_typer(backup, name="backup", help="Create, list, verify, heal and restore backups.")
 app.add_typer(source, name="source", help="Prepare the source for incremental backups.")
+app.add_typer(key, name="key", help="Key slots, recovery sheet, identities.")
+app.add_typer(audit, name="audit", help="What was done with the backups, and is the record whole?")
 app.add_typer(log, name="log", help="Look into the change log of incremental backups.")
+
+app.add_typer(incident, name="incident", help="Led through an emergency, step by step.")
 
 
 def _show_version(wanted: bool) -> None:

@@ -9,10 +9,9 @@ from aurora import api, clock
 from aurora.cli import context as run
 from aurora.cli import mark, recover, restore, status, verify
 from aurora.cli.render import surface, table
-from aurora.errors import Incomplete, UsageError
+from aurora.errors import Incomplete
 from aurora.operations.backup import BackupReport
 from aurora.operations.incremental import described
-from aurora.operations.log_state import INCREMENTAL
 from aurora.repository.catalog import BackupEntry
 from aurora.units import format_count, format_duration, format_size
 
@@ -33,7 +32,7 @@ Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard outpu
 def create(
     context: typer.Context,
     type_: Annotated[
-        str, typer.Option("--type", help="Kind of backup: full or incremental.")
+        str, typer.Option("--type", help="Kind of backup: full, incremental or sealed.")
     ] = "full",
     jobs: Annotated[int | None, typer.Option(help="Connections that read side by side.")] = None,
     skip: Annotated[
@@ -51,11 +50,6 @@ def create(
 
     Exit code 0: on both storages. 3: complete on the primary, not on the secondary.
     """
-    if type_ not in ("full", INCREMENTAL):
-        raise UsageError(
-            f"backups of type {type_[:20]} cannot be made",
-            hint="Use --type full or --type incremental.",
-        )
     with surface(json) as shown:
         aurora = run.load(context, {"backup": {"jobs": jobs}}, sink=shown.sink)
         report = api.create_backup(

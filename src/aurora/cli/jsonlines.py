@@ -6,7 +6,7 @@ The contract (additive only; new fields and new ``message_type`` values may appe
   seconds_elapsed, seconds_remaining; at most 5 a second (``AURORA_PROGRESS_FPS``)
 - ``phase``: phase, state ``begun`` or ``ended``, summary
 - ``note``: message;  ``warning``: code, message, hint
-- ``transaction``: one of ``log show``
+- ``transaction``: one of ``log show``;  ``record``: one of ``audit show``
 - ``summary``: the report of the operation; always the last line of a success
 """
 

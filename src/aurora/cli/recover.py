@@ -7,10 +7,10 @@ import typer
 from aurora import api
 from aurora.cli import context as run
 from aurora.cli.moments import BeforeXid, Latest, Lsn, Name, Xid, named_target
-from aurora.cli.prompts import confirm_by_typing
-from aurora.cli.render import Surface, plan, surface
+from aurora.cli.render import surface
 from aurora.cli.restore import (
     AcceptRefusals,
+    DryRun,
     InPlace,
     Jobs,
     Json,
@@ -18,10 +18,9 @@ from aurora.cli.restore import (
     Storage,
     Target,
     Yes,
-    finish,
+    recover_to,
 )
 from aurora.errors import UsageError
-from aurora.operations.recover import RecoveryPlan
 
 Full = Annotated[
     str | None, typer.Option(help="Start from this full backup, not from the newest that serves.")
@@ -42,7 +41,7 @@ def restore_point(
     full: Full = None,
     target: Target = None,
     in_place: InPlace = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")] = False,
+    dry_run: DryRun = False,
     jobs: Jobs = None,
     storage: Storage = "primary",
     no_safety_backup: NoSafety = False,
@@ -73,33 +72,7 @@ def restore_point(
             safety=not no_safety_backup,
             accept_refusals=accept_refusals,
         )
-        if dry_run:
-            chosen = api.plan_point(
-                aurora, moment, target=target, options=options, full=full, storage=storage,
-                notices=notices, sink=shown.sink,
-            )  # fmt: skip
-            shown.print(*plan("Restore point", chosen.facts()))
-            shown.summary(
-                {"operation": "backup restore-point", "dry_run": True, **chosen.document()},
-                ["dry run: nothing was changed"],
-            )
-            return
-        report = api.restore_point(
-            aurora,
-            moment,
-            target=target,
-            options=options,
-            full=full,
-            storage=storage,
-            notices=notices,
-            confirm=lambda chosen: _confirm(shown, chosen, yes=yes),
-            sink=shown.sink,
-        )
-        finish(shown, report)
-
-
-def _confirm(shown: Surface, chosen: RecoveryPlan, *, yes: bool) -> None:
-    shown.print(*plan("Restore point", chosen.facts()))
-    if chosen.restore.mode == "swap":
-        name = chosen.restore.state.name
-        confirm_by_typing(name, action=f"replace {chosen.restore.state.info.redacted()}", yes=yes)
+        recover_to(
+            shown, aurora, "restore-point", moment, notices, target=target, options=options,
+            full=full, storage=storage, dry_run=dry_run, yes=yes,
+        )  # fmt: skip

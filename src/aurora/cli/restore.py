@@ -1,28 +1,41 @@
 """`aurora backup restore`, `restore-full` and `restore-table`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from aurora import api
 from aurora.cli import context as run
+from aurora.cli.moments import At, BeforeXid, Latest, Lsn, Name, Xid, named_target
 from aurora.cli.prompts import confirm_by_typing
 from aurora.cli.render import Surface, plan, surface
-from aurora.errors import Incomplete
+from aurora.engines.logical.targets import Target as Moment
+from aurora.errors import Incomplete, UsageError
+from aurora.operations.recover import RecoveryPlan
 from aurora.operations.reports import RestoreReport
-from aurora.operations.restore import RestorePlan
+from aurora.operations.restore import RestoreOptions, RestorePlan
 from aurora.operations.restore_table import TableOptions, TablePlan
 from aurora.units import format_count, format_duration, format_size
+from aurora.wiring import Aurora
 
 BackupId = Annotated[str, typer.Argument(help="A backup's id, a unique part of it, or latest.")]
+OptionalId = Annotated[
+    str | None, typer.Argument(help="A backup's id, a unique part of it, or latest.")
+]
 Target = Annotated[
     str | None, typer.Option(help="Connection string to restore to; by default the source.")
 ]
 Jobs = Annotated[int | None, typer.Option(help="Connections that load side by side.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")]
 InPlace = Annotated[
     bool, typer.Option("--in-place", help="Replace a database that holds something.")
+]
+Identity = Annotated[
+    list[Path] | None,
+    typer.Option("--identity", help="The age identity file that opens a sealed backup."),
 ]
 Storage = Annotated[str, typer.Option(help="Read from: primary or secondary.")]
 NoSafety = Annotated[
@@ -41,6 +54,7 @@ def restore(
     in_place: InPlace = False,
     jobs: Jobs = None,
     storage: Storage = "primary",
+    identity: Identity = None,
     no_safety_backup: NoSafety = False,
     accept_refusals: AcceptRefusals = False,
     yes: Yes = False,
@@ -64,6 +78,7 @@ def restore(
                 accept_refusals=accept_refusals,
             ),
             storage=storage,
+            identity=identity or (),
             confirm=lambda chosen: _confirm(shown, chosen, yes=yes),
             sink=shown.sink,
         )
@@ -72,37 +87,135 @@ def restore(
 
 def restore_full(
     context: typer.Context,
-    backup_id: BackupId,
+    backup_id: OptionalId = None,
+    at: At = None,
+    lsn: Lsn = None,
+    xid: Xid = None,
+    before_xid: BeforeXid = None,
+    name: Name = None,
+    latest: Latest = False,
     target: Target = None,
     in_place: InPlace = False,
+    dry_run: DryRun = False,
     jobs: Jobs = None,
     storage: Storage = "primary",
+    identity: Identity = None,
     no_safety_backup: NoSafety = False,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Restore the complete system onto a server: roles, settings, and the database.
 
-    What the server forbids is listed at the end (exit code 3); the rest is restored.
+    As a backup holds it, or with --at and its like as of a point in time; then a backup that
+    is named is the full to start from. What the server forbids is listed at the end (exit
+    code 3); the rest is restored.
     """
     with surface(json) as shown:
+        moment, notices = named_target(
+            at, lsn, xid, before_xid, name, latest=latest, yes=yes or dry_run
+        )
         aurora = run.load(context, {"restore": {"jobs": jobs}}, sink=shown.sink)
+        options = api.restore_options(
+            aurora, in_place=in_place or dry_run, safety=not no_safety_backup, with_roles=True
+        )
+        if moment is not None:
+            if identity:
+                raise UsageError(
+                    "a sealed backup has no place in the change log",
+                    hint="Leave out --identity for a point in time.",
+                )
+            recover_to(
+                shown, aurora, "restore-full", moment, notices, target=target, options=options,
+                full=backup_id, storage=storage, dry_run=dry_run, yes=yes,
+            )  # fmt: skip
+            return
+        backup_id = _need_id(backup_id)
+        if dry_run:
+            chosen = api.plan_restore(
+                aurora, backup_id, target=target, options=options, storage=storage,
+                identity=identity or (), sink=shown.sink,
+            )  # fmt: skip
+            tell_plan(shown, "restore-full", "Restore", chosen.facts(), chosen.document())
+            return
         report = api.restore(
             aurora,
             backup_id,
             target=target,
-            options=api.restore_options(
-                aurora, in_place=in_place, safety=not no_safety_backup, with_roles=True
-            ),
+            options=options,
             storage=storage,
+            identity=identity or (),
             confirm=lambda chosen: _confirm(shown, chosen, yes=yes),
             sink=shown.sink,
         )
         finish(shown, report)
 
 
+def _need_id(backup_id: str | None) -> str:
+    if backup_id is None:
+        raise UsageError(
+            "name a backup, or a point in time",
+            hint="Nothing was changed. Give a backup's id or latest; or --at "
+            '"2024-01-09T12:00:00Z", --lsn, --xid, --before-xid, --name, --latest.',
+        )
+    return backup_id
+
+
+def recover_to(
+    shown: Surface,
+    aurora: Aurora,
+    verb: str,
+    moment: Moment,
+    notices: list[str],
+    *,
+    target: str | None,
+    options: RestoreOptions,
+    full: str | None,
+    storage: str,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    """Recover a database or a system to a point in time, or show how."""
+    title = verb.replace("-", " ").capitalize()
+    if dry_run:
+        planned = api.plan_point(
+            aurora, moment, target=target, options=options, full=full, storage=storage,
+            notices=notices, sink=shown.sink,
+        )  # fmt: skip
+        tell_plan(shown, verb, title, planned.facts(), planned.document())
+        return
+
+    def confirm(chosen: RecoveryPlan) -> None:
+        shown.print(*plan(title, chosen.facts()))
+        _confirm_swap(chosen.restore, yes=yes)
+
+    report = api.restore_point(
+        aurora, moment, target=target, options=options, full=full, storage=storage,
+        notices=notices, confirm=confirm, sink=shown.sink,
+    )  # fmt: skip
+    finish(shown, report)
+
+
+def tell_plan(
+    shown: Surface,
+    verb: str,
+    title: str,
+    facts: list[tuple[str, str]],
+    document: dict[str, object],
+) -> None:
+    """The end of a dry run."""
+    shown.print(*plan(title, facts))
+    shown.summary(
+        {"operation": f"backup {verb}", "dry_run": True, **document},
+        ["dry run: nothing was changed"],
+    )
+
+
 def _confirm(shown: Surface, chosen: RestorePlan, *, yes: bool) -> None:
     shown.print(*plan("Restore", chosen.facts()))
+    _confirm_swap(chosen, yes=yes)
+
+
+def _confirm_swap(chosen: RestorePlan, *, yes: bool) -> None:
     if chosen.mode == "swap":
         name = chosen.state.name
         confirm_by_typing(name, action=f"replace {chosen.state.info.redacted()}", yes=yes)
@@ -111,7 +224,13 @@ def _confirm(shown: Surface, chosen: RestorePlan, *, yes: bool) -> None:
 def restore_table(
     context: typer.Context,
     table: Annotated[str, typer.Argument(help='schema.table or table; "Quoted" as in SQL.')],
-    backup_id: BackupId,
+    backup_id: OptionalId = None,
+    at: At = None,
+    lsn: Lsn = None,
+    xid: Xid = None,
+    before_xid: BeforeXid = None,
+    name: Name = None,
+    latest: Latest = False,
     target: Target = None,
     as_name: Annotated[
         str | None, typer.Option("--as", help="Restore under this name, beside the existing one.")
@@ -119,24 +238,45 @@ def restore_table(
     replace: Annotated[
         bool, typer.Option("--replace", help="Swap the rows of the existing table.")
     ] = False,
+    dry_run: DryRun = False,
     storage: Storage = "primary",
+    identity: Identity = None,
     no_safety_backup: NoSafety = False,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Restore one table, or a partition tree, reading only its chunks.
 
-    A table that is missing is made with its indexes, constraints, policies and grants.
-    One that exists is left alone unless --as or --replace says otherwise.
+    As a backup holds it, or with --at and its like as of a point in time; then a backup that
+    is named is the full to start from. A table that is missing is made with its indexes,
+    constraints, policies and grants. One that exists is left alone unless --as or --replace
+    says otherwise.
     """
     with surface(json) as shown:
+        moment, notices = named_target(
+            at, lsn, xid, before_xid, name, latest=latest, yes=yes or dry_run
+        )
+        if moment is None:
+            backup_id = _need_id(backup_id)
+        aurora = run.load(context, sink=shown.sink)
+        options = TableOptions(as_name=as_name, replace=replace, safety=not no_safety_backup)
+        if dry_run:
+            planned = api.plan_table(
+                aurora, table, backup_id, moment=moment, target=target, options=options,
+                storage=storage, identity=identity or (), notices=notices, sink=shown.sink,
+            )  # fmt: skip
+            tell_plan(shown, "restore-table", "Restore table", planned.facts(), planned.document())
+            return
         report = api.restore_table(
-            run.load(context, sink=shown.sink),
+            aurora,
             table,
             backup_id,
+            moment=moment,
             target=target,
-            options=TableOptions(as_name=as_name, replace=replace, safety=not no_safety_backup),
+            options=options,
             storage=storage,
+            identity=identity or (),
+            notices=notices,
             confirm=lambda chosen: _confirm_table(shown, chosen, yes=yes),
             sink=shown.sink,
         )

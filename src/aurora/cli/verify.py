@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +31,9 @@ def verify(
     ] = Level.FULL,
     subset: Annotated[str | None, typer.Option(help="The n-th of t parts: n/t.")] = None,
     budget: Annotated[str | None, typer.Option(help="Stop after this long, such as 10m.")] = None,
+    identity: Annotated[
+        list[Path] | None, typer.Option("--identity", help="Also open a sealed backup with this.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Verify that a backup is there, unaltered, and opens. Exit code 40 when it is not."""
@@ -41,6 +45,7 @@ def verify(
             level=level,
             subset=_subset(subset),
             budget_seconds=_budget(budget),
+            identity=identity or (),
             sink=shown.sink,
         )
         entry, report, touched = found.entry, found.report, found.tables
@@ -58,9 +63,12 @@ def verify(
             "needed_objects": report.needed_objects,
             "checked_bytes": report.checked_bytes,
             "ended_early": report.ended_early,
+            **({"recipients": found.recipients} if found.recipients else {}),
             "bad": [{**asdict(bad), "tables": touched.get(bad.name, [])} for bad in report.bad],
         }
         lines = [
+            *(f"sealed for {recipient}" for recipient in found.recipients),
+            *(["its parts were not opened: that takes --identity"] if found.recipients else []),
             *(line for bad in report.bad[:50] for line in _told(bad, touched.get(bad.name, []))),
             f"{entry.id} on the {storage}: {verdict}, level {level}, {scope}, "
             f"{format_size(report.checked_bytes)}",

@@ -100,9 +100,24 @@ class BackupSettings(_Section):
     )
 
 
+class SealedSettings(_Section):
+    recipients: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
+        default=(), description="public keys (age1…, ssh-ed25519 …) that can open sealed backups"
+    )
+    chunk_size: Size = Field(
+        default=16 << 20, ge=64 << 10, le=32 << 20, description="raw rows a part"
+    )
+
+
 class RestoreSettings(_Section):
     jobs: Jobs = Field(
         default_factory=default_jobs, description="connections that load side by side"
+    )
+
+
+class IncidentSettings(_Section):
+    reminder: Duration = Field(
+        default=1800.0, description="how often to remind while writes are stopped; 0 never"
     )
 
 
@@ -215,7 +230,9 @@ class Settings(BaseSettings):
     primary: StorageSettings = Field(default_factory=StorageSettings)
     secondary: StorageSettings | None = None
     backup: BackupSettings = Field(default_factory=BackupSettings)
+    sealed: SealedSettings = Field(default_factory=SealedSettings)
     restore: RestoreSettings = Field(default_factory=RestoreSettings)
+    incident: IncidentSettings = Field(default_factory=IncidentSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     goals: GoalSettings = Field(default_factory=GoalSettings)
     notify: NotifySettings = Field(default_factory=NotifySettings)
@@ -229,7 +246,9 @@ SECTIONS: dict[str, type[_Section]] = {
     "primary": StorageSettings,
     "secondary": StorageSettings,
     "backup": BackupSettings,
+    "sealed": SealedSettings,
     "restore": RestoreSettings,
+    "incident": IncidentSettings,
     "schedule": ScheduleSettings,
     "goals": GoalSettings,
     "notify": NotifySettings,

@@ -16,7 +16,7 @@ from aurora.operations.content import Backup, WriterStore, remembered_sums, writ
 from aurora.operations.log_state import INCREMENTAL, Anchor
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
-from aurora.repository.ids import new_backup_id
+from aurora.repository.ids import SEALED, new_backup_id
 from aurora.repository.mirror import MirrorView, replicate
 from aurora.repository.writer import WriterStats
 from aurora.version import __version__
@@ -208,7 +208,7 @@ def create_backup(
 def previous_backup(repository: Repository, database: str, sink: EventSink) -> Backup | None:
     """The newest readable backup of the database; a damaged one only costs its memory."""
     for entry in reversed(repository.backups(database)):
-        if entry.type == INCREMENTAL:  # it has few tables to remember
+        if entry.type in (INCREMENTAL, SEALED):  # few tables to remember, or none that opens
             continue
         try:
             return Backup(repository, entry)

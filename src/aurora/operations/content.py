@@ -15,13 +15,15 @@ import msgspec
 
 from aurora.engines.base import Buffer, Extent, LogPart, RowsSum, Snapshot, Stored, Table, TableData
 from aurora.engines.logical.checksum import ROW_HASH, rows_kind
-from aurora.errors import ObjectDamaged, UnsupportedRepository
+from aurora.errors import ObjectDamaged, UnsupportedRepository, UsageError
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Ref, Repository
 from aurora.repository.layout import ObjectType
+from aurora.repository.sealed_door import SealedRepository
 from aurora.repository.writer import Writer
 
 ENGINE = "logical"
+SEALED_ENGINE = "sealed"  # of the stub that a sealed backup has under the repository's keys
 _INLINE_EXTENTS = 8
 _EXTENTS_AN_OBJECT = 50_000
 
@@ -47,6 +49,9 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
     figures: dict[str, int] = {}
     log: LogPart | None = None  # its place in the change log, where there is one
 
+
+Readable = Repository | SealedRepository
+"""What backups are read from: by the repository's own keys, or by an identity."""
 
 _Key = tuple[str, tuple[str, ...], int]  # kind of the rows, the objects, offset inside
 
@@ -123,11 +128,17 @@ def _parts(table: TableData) -> Iterator[TableData]:
 class Backup:
     """One backup, its manifest opened: what it holds and where."""
 
-    def __init__(self, repository: Repository, entry: BackupEntry) -> None:
-        """Raises ObjectMissing, ObjectDamaged, UnsupportedRepository, StorageError."""
+    def __init__(self, repository: Readable, entry: BackupEntry) -> None:
+        """Raises ObjectMissing, ObjectDamaged, UnsupportedRepository, StorageError, and
+        UsageError for a sealed backup that no identity opens."""
         self.repository = repository
         self.entry = entry
         manifest = repository.manifest(entry)
+        if manifest.get("engine") == SEALED_ENGINE:
+            raise UsageError(
+                f"backup {entry.id} is sealed: the repository's keys do not open it",
+                hint="Give the identity that it was sealed for: --identity FILE.",
+            )
         if manifest.get("engine") != ENGINE:
             raise UnsupportedRepository(
                 f"backup {entry.id} was made by an engine that this version does not know: "
@@ -181,7 +192,7 @@ class Backup:
 class RepositorySource:
     """Buffers out of a repository, each proven. Keeps the few last ones: small tables share."""
 
-    def __init__(self, repository: Repository, *, keep: int = 3) -> None:
+    def __init__(self, repository: Readable, *, keep: int = 3) -> None:
         self._repository = repository
         self._keep = keep
         self._lock = threading.Lock()

@@ -17,6 +17,7 @@ from aurora.operations.source_checks import check_source, source_facts
 from aurora.operations.storage_checks import check_storage, check_together
 from aurora.postgres.conninfo import ConnInfo
 from aurora.repository.door import Repository
+from aurora.repository.ids import SEALED
 from aurora.repository.layout import ObjectType
 from aurora.repository.mirror import MirrorView
 from aurora.repository.slots import SlotInfo
@@ -90,7 +91,7 @@ def _source_size(subject: Subject) -> int | None:
 
 def _check_primary(subject: Subject) -> Iterator[Finding]:
     repository = subject.open_primary()
-    backups = repository.backups(subject.database)
+    backups = [one for one in repository.backups(subject.database) if one.type != SEALED]
     yield good(
         "primary-opens",
         f"primary: repository {repository.repository_id.hex()[:8]} opens with the passphrase, "

@@ -20,7 +20,7 @@ from aurora.errors import IntegrityError, ObjectDamaged, UnsupportedRepository
 from aurora.events import EventSink, Warned, discard
 from aurora.operations.content import Backup
 from aurora.repository.door import Ref, Repository
-from aurora.repository.ids import SAFETY
+from aurora.repository.ids import APART
 
 _KINDS = {pgoutput.INSERT: 0, pgoutput.UPDATE: 1, pgoutput.DELETE: 2}
 
@@ -129,7 +129,7 @@ def transactions(
 
 def _parts(repository: Repository, database: str, sink: EventSink) -> Iterator[tuple[str, LogPart]]:
     for entry in repository.backups(database):
-        if entry.type == SAFETY:
+        if entry.type in APART:
             continue
         try:
             log = Backup(repository, entry).body.log

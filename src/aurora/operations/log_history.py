@@ -26,7 +26,7 @@ from aurora.events import EventSink, Warned
 from aurora.operations.content import Backup, RepositorySource
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
-from aurora.repository.ids import SAFETY
+from aurora.repository.ids import APART
 
 
 class LogSegments:
@@ -127,7 +127,7 @@ def read_runs(
 
 def _links(repository: Repository, database: str, sink: EventSink) -> Iterator[Link]:
     for entry in repository.backups(database):
-        if entry.type == SAFETY:
+        if entry.type in APART:
             continue
         backup = _opened(repository, entry, sink)
         if backup is not None and backup.body.log is not None:

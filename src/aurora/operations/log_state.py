@@ -25,7 +25,7 @@ from aurora.operations.source import wanted_tables
 from aurora.postgres.errors import translated
 from aurora.postgres.server import inspect_server, open_control
 from aurora.repository.door import Repository
-from aurora.repository.ids import SAFETY
+from aurora.repository.ids import APART
 from aurora.units import format_duration
 
 INCREMENTAL = "incremental"
@@ -55,7 +55,7 @@ class Place:
 
 def newest_place(repository: Repository, database: str, sink: EventSink) -> Place | None:
     """The newest backup of *database* that has a place in a log, or None."""
-    entries = [one for one in repository.backups(database) if one.type != SAFETY]
+    entries = [one for one in repository.backups(database) if one.type not in APART]
     for entry in reversed(entries[-_LOOKED_AT:]):
         try:
             backup = Backup(repository, entry)

@@ -28,6 +28,7 @@ class RestoreReport:
     target: str
     state_of: str  # the moment that was restored
     begun_at: str
+    recovered_to: str = ""  # the recovery target, where rows came out of the change log
     ended_at: str = ""
     outcome: str = "unfinished"
     database: str = ""
@@ -53,7 +54,7 @@ class RestoreReport:
     @property
     def equal_to(self) -> str:
         """What the check compared with, in words; what a merge gives is known by count only."""
-        return "as expected" if self.kind == "restore-point" else "equal to the backup"
+        return "as expected" if self.recovered_to else "equal to the backup"
 
     def markdown(self) -> str:
         """For people."""
@@ -68,6 +69,8 @@ class RestoreReport:
             f"- checked: {same} of {len(self.tables)} tables {self.equal_to} "
             f"(rows and checksums), {self.sequences} sequences",
         ]
+        if self.recovered_to:
+            lines.append(f"- recovered to: {self.recovered_to}")
         if self.restored_as:
             lines.append(f"- restored as `{self.restored_as}`")
         if self.safety_backup:

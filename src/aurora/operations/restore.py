@@ -78,6 +78,15 @@ class RestorePlan:
         stamp = self.restore_id.removeprefix("r").replace("-", "_").lower()
         return aside_name(self.state.name, f"before_{stamp}")
 
+    def document(self) -> dict[str, object]:
+        """For ``--json``."""
+        return {
+            "backup_id": self.backup.entry.id,
+            "state_of": self.backup.snapshot.source.snapshot_at,
+            "mode": self.mode,
+            "database": self.state.name,
+        }
+
     def facts(self) -> list[tuple[str, str]]:
         """Lines for a person."""
         snapshot = self.backup.snapshot
@@ -118,8 +127,10 @@ class Content:
 
     kind: str  # of the report
     state_of: str
-    snapshot: Snapshot  # schema by the backup's archive; its sequences and large objects
+    snapshot: Snapshot  # tables, roles, settings, sequences and large objects
+    schema: Backup  # whose archive makes the schema
     load: LoadRows
+    recovered_to: str = ""  # the recovery target
     notes: tuple[str, ...] = ()
 
 
@@ -241,6 +252,7 @@ def run_restore(
         target=plan.state.info.redacted(),
         state_of=content.state_of if content else plan.backup.snapshot.source.snapshot_at,
         begun_at=clock.isoformat(clock.now()),
+        recovered_to=content.recovered_to if content else "",
         notes=list(content.notes) if content else [],
     )
     if plan.mode == "swap" and plan.options.safety and make_safety_backup is not None:
@@ -248,7 +260,7 @@ def run_restore(
         report.safety_backup = make_safety_backup()
         sink(Noted(f"safety backup {report.safety_backup}"))
     if plan.options.with_roles:
-        _restore_roles(plan, report, sink)
+        _restore_roles(plan, _snapshot(plan, content), report, sink)
     cancel = threading.Event()
     with _place_to_build(plan) as info:
         try:
@@ -280,11 +292,15 @@ def run_restore(
                 "run the restore again with --accept-refusals.",
                 context={"report": report},
             )
-        _put_in_place(plan, report, sink)
+        _put_in_place(plan, _snapshot(plan, content), report, sink)
     report.seconds = time.monotonic() - begun
     report.ended_at = clock.isoformat(clock.now())
     report.outcome = "restored with refusals" if report.refusals else "restored"
     return report
+
+
+def _snapshot(plan: RestorePlan, content: Content | None) -> Snapshot:
+    return content.snapshot if content else plan.backup.snapshot
 
 
 def _kept_hint(plan: RestorePlan) -> str:
@@ -316,17 +332,17 @@ def _build(
     cancel: threading.Event,
 ) -> Built:
     backup, state = plan.backup, plan.state
-    snapshot = content.snapshot if content else backup.snapshot
+    schema = content.schema if content else backup
     report.database = state.name
     with tempfile.TemporaryDirectory(prefix="aurora-") as directory:
         archive = Archive(
-            backup.snapshot.archive,
-            backup.read_all(backup.snapshot.archive.pieces),
+            schema.snapshot.archive,
+            schema.read_all(schema.snapshot.archive.pieces),
             Path(directory),
         )
         return build_database(
-            info.dsn(), state.server.major, snapshot, () if content else backup.data(), archive,
-            RepositorySource(backup.repository),
+            info.dsn(), state.server.major, _snapshot(plan, content),
+            () if content else backup.data(), archive, RepositorySource(backup.repository),
             jobs=plan.options.jobs, chunk_bytes=plan.options.chunk_bytes, sink=sink, cancel=cancel,
             load=content.load if content else None,
         )  # fmt: skip
@@ -356,13 +372,15 @@ def _sweep(plan: RestorePlan, sink: EventSink) -> None:
         )
 
 
-def _put_in_place(plan: RestorePlan, report: RestoreReport, sink: EventSink) -> None:
+def _put_in_place(
+    plan: RestorePlan, snapshot: Snapshot, report: RestoreReport, sink: EventSink
+) -> None:
     state = plan.state
     if plan.mode == "direct":
         return
-    properties = state.properties or plan.backup.snapshot.source.database
+    properties = state.properties or snapshot.source.database
     if plan.options.with_roles:
-        properties = plan.backup.snapshot.source.database
+        properties = snapshot.source.database
     with maintenance(state.info) as conn:
         report.refusals += finish(conn, plan.build_name, properties)
     old = plan.old_name if plan.mode in ("empty", "swap") else None
@@ -382,8 +400,10 @@ def _put_in_place(plan: RestorePlan, report: RestoreReport, sink: EventSink) -> 
         )
 
 
-def _restore_roles(plan: RestorePlan, report: RestoreReport, sink: EventSink) -> None:
-    text = plan.backup.read_all(plan.backup.snapshot.globals).decode()
+def _restore_roles(
+    plan: RestorePlan, snapshot: Snapshot, report: RestoreReport, sink: EventSink
+) -> None:
+    text = plan.backup.read_all(snapshot.globals).decode()
     sink(PhaseBegun("restoring roles"))
     with maintenance(plan.state.info) as conn:
         applied = system.apply_globals(conn, text)

@@ -1,10 +1,15 @@
-"""Restoring one table or partition tree, reading only its chunks."""
+"""Restoring one table or partition tree, reading only its chunks.
+
+With a :class:`aurora.operations.point.Point` also to a point in time: of the change log
+only that table's changes are applied.
+"""
 
 import re
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,23 +17,27 @@ from typing import Literal
 import psycopg
 
 from aurora import clock
-from aurora.engines.base import Sequence_, Table
+from aurora.engines.base import Sequence_, Snapshot, Table, TableData
 from aurora.engines.logical.build import refresh_views, set_sequences
 from aurora.engines.logical.copyin import open_loader
 from aurora.engines.logical.entries import dependents_of, entries_of, entries_of_schema, views_on
+from aurora.engines.logical.export import progress_of
 from aurora.engines.logical.names import Connection, quoted, shown
 from aurora.engines.logical.onetable import (
     Existing,
+    Rows,
     create_copy,
     create_tables,
     lock_for_replacing,
     look_at_existing,
     replace_rows,
+    stored_rows,
 )
 from aurora.engines.logical.schema import Archive, Entry
 from aurora.errors import RepositoryNotFound, TargetNotEmpty, TargetUnfit, UsageError
 from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded
 from aurora.operations.content import Backup, RepositorySource
+from aurora.operations.point import Point, merged
 from aurora.operations.reports import RestoreReport, TableResult
 from aurora.operations.restore import new_restore_id
 from aurora.postgres.conninfo import ConnInfo
@@ -60,6 +69,7 @@ class TablePlan:
     mode: Mode
     options: TableOptions
     restore_id: str
+    point: Point | None = None  # None: the backup's own state
     new_name: tuple[str, str] | None = None  # schema, name of the copy
     there: tuple[tuple[str, str], ...] = ()  # schema and name of what a replacement empties
 
@@ -71,10 +81,32 @@ class TablePlan:
     def replaces(self) -> bool:
         return self.mode == "replace"
 
+    @property
+    def oids(self) -> frozenset[int]:
+        """Of the table and the partitions below it."""
+        return frozenset(table.oid for table in self.tables)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Tables and sequences as they are restored."""
+        return self.point.snapshot if self.point else self.backup.snapshot
+
+    def document(self) -> dict[str, object]:
+        """For ``--json``."""
+        return {
+            **(self.point.document(self.oids) if self.point else
+               {"backup_id": self.backup.entry.id,
+                "state_of": self.backup.snapshot.source.snapshot_at}),
+            "table": self.name,
+            "mode": self.mode,
+            "database": self.database,
+            "restored_as": shown(*self.new_name) if self.new_name else "",
+        }  # fmt: skip
+
     def facts(self) -> list[tuple[str, str]]:
         """Lines for a person."""
-        oids = {table.oid for table in self.tables}
-        data = [found for found in self.backup.body.data if found.oid in oids]
+        held = self.point.data if self.point else self.backup.body.data
+        data = [found for found in held if found.oid in self.oids]
         partitions = f" with {len(self.tables) - 1} partitions" if len(self.tables) > 1 else ""
         what = {
             "create": f"{self.name} is not there and is made, with indexes, constraints, "
@@ -83,11 +115,21 @@ class TablePlan:
             "copy": f"a plain copy of the rows is made as {shown(*(self.new_name or ('', '')))}, "
             "readable by its owner alone",
         }[self.mode]
+        when = (
+            self.point.facts(self.oids)
+            if self.point
+            else [
+                (
+                    "backup",
+                    f"{self.backup.entry.id}, state of {self.backup.snapshot.source.snapshot_at}",
+                )
+            ]
+        )
         return [
-            ("backup", f"{self.backup.entry.id}, state of "
-                       f"{self.backup.snapshot.source.snapshot_at}"),
+            *when,
             ("table", f"{self.name}{partitions}, {format_count(sum(d.rows for d in data))} rows, "
-                      f"{format_size(sum(d.bytes for d in data))}"),
+                      f"{format_size(sum(d.bytes for d in data))}"
+                      f"{' in the full' if self.point else ''}"),
             ("target", ConnInfo.parse(self.dsn).redacted()),
             ("how", what),
             *([("first", "a safety backup of the table" if self.options.safety else
@@ -95,8 +137,14 @@ class TablePlan:
         ]  # fmt: skip
 
 
-def plan_restore_table(backup: Backup, text: str, dsn: str, options: TableOptions) -> TablePlan:
+def plan_restore_table(
+    what: Backup | Point, text: str, dsn: str, options: TableOptions
+) -> TablePlan:
     """Find the table in the backup, look at the target, decide. Changes nothing.
+
+    Args:
+        what: a backup, or a point in time.
+        text: the table's name as a person types it.
 
     Raises:
         RepositoryNotFound: the backup holds no such table.
@@ -105,6 +153,8 @@ def plan_restore_table(backup: Backup, text: str, dsn: str, options: TableOption
     """
     if options.as_name and options.replace:
         raise UsageError("--as and --replace exclude one another")
+    point = what if isinstance(what, Point) else None
+    backup = what.backup if isinstance(what, Point) else what
     root = find_table(backup.snapshot.tables, text)
     tables = tree_of(backup.snapshot.tables, root)
     held = {found.oid for found in backup.body.data}
@@ -149,7 +199,7 @@ def plan_restore_table(backup: Backup, text: str, dsn: str, options: TableOption
             )
     return TablePlan(
         backup, root, tables, dsn, facts.database, mode, options,
-        new_restore_id(clock.now()), new_name, there,
+        new_restore_id(clock.now()), point, new_name, there,
     )  # fmt: skip
 
 
@@ -170,18 +220,71 @@ def run_restore_table(
         backup_id=plan.backup.entry.id,
         kind="restore-table",
         target=ConnInfo.parse(plan.dsn).redacted(),
-        state_of=plan.backup.snapshot.source.snapshot_at,
+        state_of=plan.point.state_of if plan.point else plan.backup.snapshot.source.snapshot_at,
         begun_at=clock.isoformat(clock.now()),
+        recovered_to=str(plan.point.target) if plan.point else "",
         database=plan.database,
         table=plan.name,
         restored_as=shown(*plan.new_name) if plan.new_name else "",
     )
-    oids = {table.oid for table in plan.tables}
-    data = [found for found in plan.backup.data(oids) if found.oid in oids]
-    source = RepositorySource(plan.backup.repository)
+    with ExitStack() as stack:
+        source, rows = _rows(plan, report, stack, sink)
+        data = _restore(plan, rows, report, make_safety_backup, sink)
+        report.bytes_fetched = source.bytes_read
+    by_oid = {table.oid: table for table in plan.tables}
+    report.tables = [
+        TableResult(shown(by_oid[d.oid].schema, by_oid[d.oid].name), d.rows, d.rows, same=True)
+        for d in data
+    ]
+    report.rows = sum(found.rows for found in data)
+    report.bytes = sum(found.bytes for found in data)
+    report.seconds = time.monotonic() - begun
+    report.ended_at = clock.isoformat(clock.now())
+    report.outcome = "restored with refusals" if report.refusals else "restored"
+    return report
+
+
+def _rows(
+    plan: TablePlan, report: RestoreReport, stack: ExitStack, sink: EventSink
+) -> tuple[RepositorySource, Rows]:
+    """What loads the table's rows; for a point the log is read first, before anything is locked."""
+    if plan.point is None:
+        source = RepositorySource(plan.backup.repository)
+        data = [found for found in plan.backup.data(set(plan.oids)) if found.oid in plan.oids]
+        return source, stored_rows(data, source)
+    progress = progress_of(_phase(plan), sink)
+    found = stack.enter_context(
+        merged(plan.point, only=plan.oids, jobs=1, progress=progress, sink=sink)
+    )
+    report.notes += plan.point.notes(found, plan.oids)
+    assert isinstance(found.rows.source, RepositorySource)
+    return found.rows.source, found.rows.load_on
+
+
+def _phase(plan: TablePlan) -> str:
+    return f"restoring {plan.name}"
+
+
+def _restore(
+    plan: TablePlan,
+    rows: Rows,
+    report: RestoreReport,
+    make_safety_backup: Callable[[TablePlan], str] | None,
+    sink: EventSink,
+) -> Sequence[TableData]:
+    """The transaction itself; what the table must hold, and does."""
     cancel = threading.Event()
     encoding = plan.backup.snapshot.source.database.encoding
-    sink(PhaseBegun(f"restoring {plan.name}"))
+    data: Sequence[TableData] = ()
+
+    def loaded(
+        conn: Connection, tables: Sequence[Table], cancel: threading.Event
+    ) -> Sequence[TableData]:
+        nonlocal data
+        data = rows(conn, tables, cancel)
+        return data
+
+    sink(PhaseBegun(_phase(plan)))
     with open_loader(plan.dsn, encoding) as conn, tempfile.TemporaryDirectory() as directory:
         with translated("target", doing=f"restoring {plan.name}"), conn.transaction():
             conn.execute("SET LOCAL synchronous_commit = on")
@@ -194,12 +297,12 @@ def run_restore_table(
                         archive,
                         _with_schema(conn, listing, plan, archive),
                         dependents_of(
-                            listing, archive.document, oids, plan.backup.snapshot.tables
+                            listing, archive.document, set(plan.oids), plan.snapshot.tables
                         ),
-                        plan.tables, data, source, cancel,
+                        plan.tables, loaded, cancel,
                     )  # fmt: skip
-                    report.rows, report.refusals = outcome.rows, outcome.refusals
-                    report.notes = outcome.notes
+                    report.refusals = outcome.refusals
+                    report.notes += outcome.notes
                     report.refusals += refresh_views(conn, _made_again(plan, conn))
                 case "replace":
                     partitioned = _is_partitioned(conn, plan.root)
@@ -212,32 +315,20 @@ def run_restore_table(
                         report.safety_backup = make_safety_backup(plan)
                         sink(Noted(f"safety backup {report.safety_backup}"))
                     existing = _existing(conn, plan.root, partitioned=partitioned)
-                    report.rows = replace_rows(conn, existing, plan.tables, data, source, cancel)
+                    replace_rows(conn, existing, plan.tables, loaded, cancel)
                 case "copy":
                     schema, name = plan.new_name or ("", "")
-                    report.rows = create_copy(
-                        conn, schema, name, plan.root, data, plan.tables, source, cancel
-                    )
+                    create_copy(conn, schema, name, plan.root, plan.tables, loaded, cancel)
             if plan.mode != "copy":
-                report.sequences = _advance_sequences(conn, plan, oids)
+                report.sequences = _advance_sequences(conn, plan)
         name = quoted(*(plan.new_name or (plan.root.schema, plan.root.name)))
         statement = f"{'VACUUM (ANALYZE)' if plan.replaces else 'ANALYZE'} {name}"
         try:
             conn.execute(statement.encode())
         except psycopg.Error as error:  # the table is restored all the same
             report.notes.append(f"{statement} failed, run it: {error.diag.message_primary}")
-    sink(PhaseEnded(f"restoring {plan.name}", f"{format_count(report.rows)} rows"))
-    by_oid = {table.oid: table for table in plan.tables}
-    report.tables = [
-        TableResult(shown(by_oid[d.oid].schema, by_oid[d.oid].name), d.rows, d.rows, same=True)
-        for d in data
-    ]
-    report.bytes = sum(found.bytes for found in data)
-    report.bytes_fetched = source.bytes_read
-    report.seconds = time.monotonic() - begun
-    report.ended_at = clock.isoformat(clock.now())
-    report.outcome = "restored with refusals" if report.refusals else "restored"
-    return report
+    sink(PhaseEnded(_phase(plan), f"{format_count(sum(d.rows for d in data))} rows"))
+    return data
 
 
 def find_table(tables: Sequence[Table], text: str) -> Table:
@@ -409,14 +500,14 @@ def _made_again(plan: TablePlan, conn: Connection) -> list[Table]:
     on_it = views_on(plan.backup.snapshot.archive, {table.oid for table in plan.tables})
     return [
         table
-        for table in plan.backup.snapshot.tables
+        for table in plan.snapshot.tables
         if table.oid in on_it and (table.schema, table.name) in empty
     ]
 
 
-def _advance_sequences(conn: Connection, plan: TablePlan, oids: set[int]) -> int:
+def _advance_sequences(conn: Connection, plan: TablePlan) -> int:
     """Owned sequences to the backup's position, never backwards."""
-    owned = [s for s in plan.backup.snapshot.sequences if s.table in oids]
+    owned = [s for s in plan.snapshot.sequences if s.table in plan.oids]
     wanted: list[Sequence_] = []
     for sequence in owned:
         if not _exists(conn, sequence.schema, sequence.name):

@@ -9,13 +9,16 @@ from aurora.engines.logical.names import shown
 from aurora.errors import AuroraError, IntegrityError
 from aurora.events import EventSink
 from aurora.operations.content import Backup
+from aurora.operations.seal import recipients_of
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import ClosedRepository, Repository
 from aurora.repository.heal import heal
-from aurora.repository.ids import resolve
+from aurora.repository.ids import SEALED, resolve
 from aurora.repository.layout import ObjectType
 from aurora.repository.mirror import MirrorView
 from aurora.repository.refs import Refs
+from aurora.repository.sealed_door import SealedRepository
+from aurora.repository.trail import bring_records
 from aurora.repository.verify import BadObject, Level, VerifyReport, verify
 from aurora.storage.base import Storage
 
@@ -27,6 +30,7 @@ class Verified:
     entry: BackupEntry
     report: VerifyReport
     tables: dict[str, list[str]]  # object name -> names of tables; empty without keys
+    recipients: list[str] = field(default_factory=list)  # of a sealed backup, where a key tells
 
 
 def verify_backup(
@@ -42,7 +46,10 @@ def verify_backup(
     report = verify(
         repository, entry, level, subset=subset, budget_seconds=budget_seconds, sink=sink
     )
-    return Verified(entry, report, tables_touched(repository, entry, report.bad))
+    recipients: list[str] = []
+    if entry.type == SEALED and isinstance(repository, Repository) and report.ok:
+        recipients = recipients_of(repository, entry)
+    return Verified(entry, report, tables_touched(repository, entry, report.bad), recipients)
 
 
 def tables_touched(
@@ -50,7 +57,7 @@ def tables_touched(
 ) -> dict[str, list[str]]:
     """Which tables' rows lie in each bad object; needs the keys, and a readable manifest."""
     names = {one.name for one in bad}
-    if not names or not isinstance(repository, Repository):
+    if not names or not isinstance(repository, Repository | SealedRepository):
         return {}
     try:
         backup = Backup(repository, entry)
@@ -86,6 +93,7 @@ class Healed:
     backup_id: str
     primary: list[str] = field(default_factory=list)
     secondary: list[str] = field(default_factory=list)
+    records: list[str] = field(default_factory=list)  # of the audit trail, back on the primary
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -108,7 +116,10 @@ def heal_backups(
         entries |= {entry.id: entry for entry in known.backups(database)}
     by_time = [entries[backup_id] for backup_id in sorted(entries)]
     wanted = by_time if text == "all" else [resolve(text, by_time)]
-    return [_heal_one(primary, mirror, entry, sink) for entry in wanted]
+    healed = [_heal_one(primary, mirror, entry, sink) for entry in wanted]
+    if healed:
+        healed[-1].records = bring_records(mirror, primary)
+    return healed
 
 
 def _heal_one(primary: Storage, mirror: MirrorView, entry: BackupEntry, sink: EventSink) -> Healed:

@@ -241,7 +241,7 @@ def needs_password(info: ConnInfo) -> bool:
 
 def redact(text: str) -> str:
     """*text* with anything that looks like a password in a connection string blanked."""
-    text = re.sub(r"(\w+://[^\s:/@]*):[^\s@]*@", r"\1:***@", text)
+    text = re.sub(r"(\b\w+://[^\s:/@]*):[^\s@]*@", r"\1:***@", text)
     return re.sub(r"(?i)\b((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", r"\1***", text)
 
 

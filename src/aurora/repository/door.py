@@ -14,12 +14,13 @@ from aurora.repository.claims import Claims, Timing
 from aurora.repository.config import Config, Role, read_config
 from aurora.repository.creation import create_keys, finish_creation, unlock
 from aurora.repository.damage import damaged
-from aurora.repository.derive import MasterKey
+from aurora.repository.derive import MasterKey, mac
 from aurora.repository.keys import Kdf, KeyFile, Secret
 from aurora.repository.layout import (
     CONFIG,
     ObjectType,
     parse_content,
+    parse_part,
     parse_session,
     slot_name,
 )
@@ -27,7 +28,9 @@ from aurora.repository.leases import TTL_SECONDS, Lease
 from aurora.repository.once import put_once
 from aurora.repository.reader import ObjectReader
 from aurora.repository.refs import Refs
+from aurora.repository.sealed import look_at_part
 from aurora.repository.sessions import Sessions, new_session, read_session
+from aurora.repository.trail import Trail
 from aurora.repository.uploads import DEFAULT_BYTES_IN_FLIGHT, DEFAULT_WORKERS
 from aurora.repository.writer import COMMIT, Ref, Writer, WriterOptions
 from aurora.storage.base import Storage
@@ -197,7 +200,7 @@ class Repository(ClosedRepository):
         """The payload of an object's *stored* bytes, its identity proven.
 
         Clear documents (config, key slots, sessions) have no payload: they are proven and
-        returned as they are.
+        returned as they are. So is a part of a sealed backup, which opens elsewhere only.
 
         Raises:
             ObjectDamaged, and what reading the object's session raises.
@@ -213,6 +216,9 @@ class Repository(ClosedRepository):
             return self._open(stored, ObjectType.BACKUP, name)
         if parse_session(name) is not None:
             read_session(stored, name=name, master=self._master)
+            return stored
+        if parse_part(name) is not None:
+            look_at_part(stored, name)
             return stored
         if name == CONFIG or name.startswith(ObjectType.SLOT.prefix):
             document = signed.read_clear(stored, name=name)
@@ -243,6 +249,14 @@ class Repository(ClosedRepository):
         options = WriterOptions(level, workers, in_flight, bytes_in_flight, ttl_seconds, distrusted)
         return Writer(self.storage, self._master, database, options, self._sink)
 
+    def sign(self, purpose: str, text: bytes) -> str:
+        """The MAC of a text kept outside of the repository, as 64 hex digits.
+
+        Bound to the repository and to *purpose*, which tells kinds of texts apart.
+        """
+        key = self._master.mac_key
+        return mac(key, "outside", self.repository_id, purpose.encode(), text).hex()
+
     def lease(self, purpose: str) -> Lease:
         """A lease that is not begun yet: a long restore holds one against the collector."""
         return Lease(
@@ -264,9 +278,22 @@ class Repository(ClosedRepository):
             timing=timing,
         )
 
+    @property
+    def mac_key(self) -> bytes:
+        """Proves what is kept in clear. A secret: it signs as well."""
+        return self._master.mac_key
+
+    def trail(self, storage: Storage | None = None) -> Trail:
+        """The audit trail on the repository's storage, or as *storage* (its mirror) holds it."""
+        return Trail(storage or self.storage, self._master)
+
     def slots(self) -> list[slots.SlotInfo]:
         """All key slots, with whether each is genuine."""
         return slots.list_slots(self._reader, self._master)
+
+    def opened_by(self, secret: Secret) -> list[str]:
+        """Ids of the key slots that *secret* opens; none where it is wrong."""
+        return slots.opened_by(ObjectReader(self.storage), self._master, secret)
 
     def add_slot(self, secret: Secret, *, label: str = "", kdf: Kdf | None = None) -> str:
         """Add a way to open the repository; returns the slot's id."""

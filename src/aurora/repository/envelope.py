@@ -211,6 +211,11 @@ def _unpack(inner: bytes, name: str) -> bytes:
     return inflate(body, raw, name)
 
 
+def compress(payload: Buffer, level: int) -> bytes:
+    """*payload* as one zstd frame that names its size."""
+    return _compressor(level).compress(payload)
+
+
 def inflate(body: Buffer, raw: int, name: str) -> bytes:
     """A zstd frame that holds exactly *raw* bytes, inflated. Raises ObjectDamaged."""
     try:

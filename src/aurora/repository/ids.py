@@ -74,13 +74,19 @@ def parse_backup_id(text: str) -> BackupId:
 SAFETY = "safety"
 """The type of backups that a restore takes of what it is about to replace."""
 
+SEALED = "sealed"
+"""The type of backups that only the holder of an age identity can open."""
+
+APART = frozenset((SAFETY, SEALED))
+"""Types that are never ``latest`` and have no place in a change log."""
+
 
 def resolve(text: str, entries: Sequence[Entry]) -> Entry:
     """The one entry that *text* means.
 
     *text* is an exact id, a unique beginning or a unique end of one (the trailing letters
-    are enough), ``latest`` (never a safety backup), or ``latest:<type>``. *entries* may be
-    in any order.
+    are enough), ``latest`` (never a safety or a sealed backup), or ``latest:<type>``.
+    *entries* may be in any order.
 
     Raises:
         RepositoryNotFound: no entry matches.
@@ -89,9 +95,10 @@ def resolve(text: str, entries: Sequence[Entry]) -> Entry:
     by_time = sorted(entries, key=lambda entry: (entry.created_at, entry.id))
     wanted, _, kind = text.partition(":")
     if wanted == "latest":
-        # A safety backup holds the state that somebody wanted to get away from.
+        # A safety backup holds the state that somebody wanted to get away from, and a sealed
+        # one does not open without a key that is kept elsewhere.
         matches = [entry for entry in by_time if entry.type == (kind or entry.type)]
-        matches = [entry for entry in matches if kind or entry.type != SAFETY][-1:]
+        matches = [entry for entry in matches if kind or entry.type not in APART][-1:]
     else:
         matches = _matches(text, by_time)
     if not matches:

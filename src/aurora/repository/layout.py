@@ -29,6 +29,7 @@ class ObjectType(enum.StrEnum):
     TABLE = "tables"
     LOG = "log"
     OBJECT = "objects"
+    SEALED = "sealed"  # parts of sealed backups: age files
     BACKUP = "backups"
     REFS = "refs"
     LEASE = "leases"
@@ -56,12 +57,14 @@ TYPE_CODES = {
     ObjectType.LOG: 3,
     ObjectType.OBJECT: 4,
     ObjectType.BACKUP: 5,
+    ObjectType.AUDIT: 6,
 }
 """One byte of the envelope's header, of the key derivation and of the content id."""
 
 _LABEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 _CONTENT = re.compile(r"(chunks|tables|log|objects)/([0-9a-f]{2})/([0-9a-f]{64})-([0-9a-f]{8})\Z")
 _SAFE = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*\Z")
+_PART = re.compile(r"sealed/([a-z0-9][a-z0-9._-]{0,63})/([0-9A-Za-z-]{1,64})/([a-z0-9.]{1,64})\Z")
 _SESSION = re.compile(r"sessions/([0-9a-f]{32})\Z")
 _LEASE = re.compile(r"leases/([0-9a-f]{32})\.(\d{1,9}|done)\Z")
 _MAX_NAME = 512
@@ -129,6 +132,17 @@ def backup_name(database: str, backup: str) -> str:
 def refs_name(database: str, backup: str) -> str:
     """The name of the refs of a backup."""
     return f"{ObjectType.REFS.value}/{database}/{backup}"
+
+
+def part_name(database: str, backup: str, part: str) -> str:
+    """The name of one part of a sealed backup."""
+    return f"{ObjectType.SEALED.value}/{database}/{backup}/{part}"
+
+
+def parse_part(name: str) -> tuple[str, str, str] | None:
+    """Database, backup id and part; None for any other name."""
+    found = _PART.match(name)
+    return (found[1], found[2], found[3]) if found else None
 
 
 def parse_dated(name: str) -> tuple[str, str] | None:

@@ -113,6 +113,22 @@ def unlock(reader: ObjectReader, repository_id: bytes, secret: Secret) -> Iterat
         raise _nothing_opens(secret, broken, belongs=belongs)
 
 
+def opened_by(reader: ObjectReader, master: MasterKey, secret: Secret) -> list[str]:
+    """Ids of the genuine slots that *secret* opens. Raises StorageError."""
+    found: list[str] = []
+    for name in _names(reader):
+        try:
+            document = reader.fetch(name, lambda stored, name=name: _read(stored, name))  # type: ignore[misc]
+            signed.prove_clear(
+                document, name=name, repository_id=master.repository_id, mac_key=master.mac_key
+            )
+            if _unwrap(document, secret, name) == master.key:
+                found.append(name.removeprefix(ObjectType.SLOT.prefix))
+        except IntegrityError:
+            continue  # damaged, or somebody else's
+    return found
+
+
 def list_slots(reader: ObjectReader, master: MasterKey) -> list[SlotInfo]:
     """All objects below ``keys/``, each with whether it is a genuine slot."""
     return sorted(

@@ -7,7 +7,7 @@ that is JSON is followed the same way.
 from collections.abc import Iterator
 
 from aurora.repository import canonical
-from aurora.repository.layout import ObjectType, parse_content
+from aurora.repository.layout import ObjectType, parse_content, parse_part
 
 
 class RefWalk:
@@ -48,6 +48,11 @@ class RefWalk:
         return found
 
 
+def is_ref(name: str) -> bool:
+    """Whether *name* can be that of a Ref: a content, or a part of a sealed backup."""
+    return parse_content(name) is not None or parse_part(name) is not None
+
+
 def find_refs(document: object) -> Iterator[tuple[str, int]]:
     """(name, raw) of every Ref anywhere in a JSON value, or in what becomes one."""
     stack = [document]
@@ -55,7 +60,7 @@ def find_refs(document: object) -> Iterator[tuple[str, int]]:
         item = stack.pop()
         if isinstance(item, dict):
             name, raw = item.get("name"), item.get("raw")
-            if isinstance(name, str) and isinstance(raw, int) and parse_content(name):
+            if isinstance(name, str) and isinstance(raw, int) and is_ref(name):
                 yield name, raw
             stack.extend(item.values())
         elif isinstance(item, list | tuple):

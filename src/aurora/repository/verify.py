@@ -19,9 +19,17 @@ from aurora.repository import signed
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.damage import damaged, missing
 from aurora.repository.door import ClosedRepository, Repository
-from aurora.repository.layout import CONFIG, ObjectType, parse_content, parse_session
+from aurora.repository.layout import (
+    CONFIG,
+    ObjectType,
+    parse_content,
+    parse_part,
+    parse_session,
+    part_name,
+)
 from aurora.repository.presence import stored_sizes
 from aurora.repository.refs import RefObject, Refs
+from aurora.repository.sealed_door import INDEX, SealedRepository
 from aurora.repository.structure import RefWalk
 from aurora.repository.uploads import UploadPool
 
@@ -88,7 +96,7 @@ def verify(
         StorageError: the storage could not be read; damage is reported, never raised.
     """
     level = Level(level)
-    if level is Level.FULL and not isinstance(repository, Repository):
+    if level is Level.FULL and not isinstance(repository, Repository | SealedRepository):
         raise UsageError("full verification needs an opened repository")
     if subset is not None and not 1 <= subset[0] <= subset[1]:
         raise UsageError(f"no subset {subset[0]}/{subset[1]}", hint="Use 1/7 to 7/7, say.")
@@ -202,7 +210,7 @@ class _Run:
         self._sink(Advanced(PHASE, done, one.name))
 
     def _open(self, name: str, stored: bytes) -> None:
-        assert isinstance(self._repository, Repository)
+        assert isinstance(self._repository, Repository | SealedRepository)
         payload = self._repository.prove(name, stored)
         with self._lock:
             promised = self._walk.promised(name)
@@ -216,9 +224,11 @@ class _Run:
         """Everything that a manifest or a table names must be in the backup's refs."""
         for each in refs:
             named = {one.name for one in each.objects}
-            for wanted in sorted(self._walk.reachable(each.manifest.name) - named):
-                error = damaged(each.manifest.name, f"it names {wanted}, which its refs do not")
-                self._note(each.manifest.name, error)
+            index = part_name(each.database, each.backup, INDEX)
+            for root in (each.manifest.name, index):
+                for wanted in sorted(self._walk.reachable(root) - named):
+                    error = damaged(root, f"it names {wanted}, which its refs do not")
+                    self._note(root, error)
 
     def _is_chosen(self, one: RefObject) -> bool:
         if self._subset is None or _is_description(one.name):
@@ -277,5 +287,7 @@ def _is_named(document: signed.Document, name: str) -> bool:
 
 
 def _is_description(name: str) -> bool:
-    content = parse_content(name)
+    content, part = parse_content(name), parse_part(name)
+    if part is not None:
+        return part[2] == INDEX
     return content is None or content.type is ObjectType.TABLE

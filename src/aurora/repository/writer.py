@@ -8,7 +8,7 @@ docs/format.md, "Write order", is normative.
 
 import hashlib
 import threading
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -191,6 +191,25 @@ class Writer:
             self._pool.submit(raw, partial(self._upload, type, name, payload))
         return Ref(name, raw)
 
+    def put_part(self, name: str, payload: Buffer, seal: Callable[[Buffer], bytes]) -> Ref:
+        """Store *payload* as *seal* makes it, under a name of its own: a sealed backup's part.
+
+        Raises:
+            AuroraError: an earlier upload failed; nothing more is accepted.
+        """
+        raw = memoryview(payload).nbytes
+
+        def upload() -> None:
+            with self._pool.cpu:
+                stored = seal(payload)
+            one = self._put_and_note(name, stored)
+            with self._lock:
+                self.stats.stored_bytes += one.size
+
+        self._count(raw, is_new=True)
+        self._pool.submit(raw, upload)
+        return Ref(name, raw)
+
     def flush(self) -> None:
         """Wait until every put so far is durable. Raises what any upload raised."""
         self._pool.drain()
@@ -319,10 +338,10 @@ class Writer:
         for name in {ref.name for ref in uses}:
             content = parse_content(name)
             one = self._stored.get(name) or self._holdings.get(name)
-            if content is None or one is None:
+            if one is None:
                 raise missing(name, "this run neither put it nor may reuse it")
             found[name] = one
-            if content.sid8 != self.sid8:
+            if content is not None and content.sid8 != self.sid8:
                 session = self._holdings.session_of(content.sid8)
                 if session is None:
                     raise missing(name, "its session is missing")

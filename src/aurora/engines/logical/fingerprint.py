@@ -14,12 +14,18 @@ from aurora.engines.logical.names import Connection
 
 # The user's namespaces; what belongs to an extension is known by the extension's version.
 _USERS = (
-    "n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')"
+    "n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'aurora_fence')"
     " AND n.nspname !~ '^pg_(temp|toast_temp)_'"
 )
 _OWN = (
     "NOT EXISTS (SELECT FROM pg_catalog.pg_depend e WHERE e.classid = '{}'::regclass"
     " AND e.objid = {}.oid AND e.deptype = 'e')"
+)
+
+# Writes that are stopped and resumed (`aurora incident`) leave the log's schema as it is.
+_NO_FENCE = (
+    "NOT EXISTS (SELECT FROM pg_catalog.pg_proc f JOIN pg_catalog.pg_namespace fn"
+    " ON fn.oid = f.pronamespace WHERE f.oid = t.{} AND fn.nspname = 'aurora_fence')"
 )
 
 _PARTS = {
@@ -61,7 +67,7 @@ _PARTS = {
         SELECT t.oid::text, t.tgenabled, pg_catalog.pg_get_triggerdef(t.oid)
         FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE NOT t.tgisinternal AND {_USERS}""",
+        WHERE NOT t.tgisinternal AND {_USERS} AND {_NO_FENCE.format("tgfoid")}""",
     "rules": f"""
         SELECT r.oid::text, r.ev_enabled, pg_catalog.pg_get_ruledef(r.oid)
         FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
@@ -102,9 +108,9 @@ _PARTS = {
     "extensions": """
         SELECT e.oid::text, e.extname, e.extversion, e.extnamespace::text
         FROM pg_catalog.pg_extension e""",
-    "event triggers": """
+    "event triggers": f"""
         SELECT t.oid::text, t.evtname, t.evtevent, t.evtfoid::text, t.evtenabled, t.evttags::text
-        FROM pg_catalog.pg_event_trigger t""",
+        FROM pg_catalog.pg_event_trigger t WHERE {_NO_FENCE.format("evtfoid")}""",
     "publications": """
         SELECT p.oid::text, p.pubname, p.puballtables::text, p.pubinsert::text, p.pubupdate::text,
                p.pubdelete::text, p.pubtruncate::text, p.pubviaroot::text

@@ -132,15 +132,20 @@ def load_large_objects(
     return problems
 
 
-def _own(conn: Connection, lo: LargeObject) -> list[str]:
+def owner_statements(lo: LargeObject) -> list[str]:
+    """What gives a large object its owner, its comment and its grants."""
     target = f"LARGE OBJECT {lo.oid}"
     statements = [f"ALTER {target} OWNER TO {quoted(lo.owner)}"]
     if lo.comment:
         statements.append(f"COMMENT ON {target} IS {literal(lo.comment)}")
     if lo.acl:
         statements += grant_statements(target, lo.acl, lo.owner)
+    return statements
+
+
+def _own(conn: Connection, lo: LargeObject) -> list[str]:
     problems = []
-    for statement in statements:
+    for statement in owner_statements(lo):
         try:
             conn.execute(statement.encode())
         except psycopg.Error as error:

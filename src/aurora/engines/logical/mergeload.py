@@ -17,11 +17,19 @@ from typing import BinaryIO
 import msgspec
 
 from aurora.engines.base import BufferSource, Progress, Table, TableData
-from aurora.engines.logical.copyin import Load, copy_rows, fetch_ahead, load_tables, plan_loads
+from aurora.engines.logical.copyin import (
+    CopyRows,
+    Load,
+    copy_rows,
+    fetch_ahead,
+    load_tables,
+    plan_loads,
+)
 from aurora.engines.logical.lastrows import Changed, CountedTable, KeyedTable, Log, digest
 from aurora.engines.logical.names import Connection, quoted, shown
 from aurora.engines.logical.partitions import gated, gates
 from aurora.errors import Cancelled, IntegrityError, ObjectDamaged
+from aurora.postgres.errors import translated
 
 _BATCH = 256 << 10  # bytes of final rows handed to COPY at once
 
@@ -57,18 +65,46 @@ class MergedRows:
         Raises:
             TargetError, IntegrityError, StorageError, Cancelled.
         """
+
+        def run(loads: Sequence[Load], copy: CopyRows) -> None:
+            load_tables(
+                dsn, loads, self.source, jobs=self.jobs, encoding=self.encoding,
+                progress=self.progress, cancel=cancel, copy=copy,
+            )  # fmt: skip
+
+        return self._load(tables, run)
+
+    def load_on(
+        self, conn: Connection, tables: Sequence[Table], cancel: threading.Event
+    ) -> Sequence[TableData]:
+        """The same by one connection, in the transaction that it is in. A ``onetable.Rows``."""
+
+        def run(loads: Sequence[Load], copy: CopyRows) -> None:
+            with ThreadPoolExecutor(3, thread_name_prefix="fetch") as fetchers:
+                for load in loads:
+                    with translated("target", doing=f"loading {_name(load.table)}"):
+                        copy(conn, load, self.source, fetchers, cancel)
+                    self.progress(load.bytes, _name(load.table))
+
+        return self._load(tables, run)
+
+    def _load(
+        self, tables: Sequence[Table], run: Callable[[Sequence[Load], CopyRows], None]
+    ) -> Sequence[TableData]:
         there = {table.oid: table for table in tables}
         changed = {oid: one for oid, one in self.changed.items() if one.touched}
         self._filters = {
             oid: filter_of(one, self.directory) for oid, one in changed.items() if oid in there
         }
         base = [d for d in self.data if d.oid not in changed or not changed[d.oid].truncated]
-        self._run(dsn, plan_loads(tables, base), cancel, self._copy_base)
+        run(plan_loads(tables, base), self._copy_base)
         for rows in self._filters.values():
             rows.finish()
         through = gates(tables)
-        finals = [Load(gated(there[oid], through.get(oid)), ()) for oid in self._filters]
-        self._run(dsn, finals, cancel, self._copy_final)
+        run(
+            [Load(gated(there[oid], through.get(oid)), ()) for oid in self._filters],
+            self._copy_final,
+        )
         self.final_rows = sum(self._added.values())
         return [self._expected(d) for d in self._with_new(changed) if d.oid in there]
 
@@ -76,12 +112,6 @@ class MergedRows:
         """Let go of files."""
         for rows in self._filters.values():
             rows.close()
-
-    def _run(self, dsn: str, loads: Sequence[Load], cancel: threading.Event, copy: "_Copy") -> None:
-        load_tables(
-            dsn, loads, self.source, jobs=self.jobs, encoding=self.encoding,
-            progress=self.progress, cancel=cancel, copy=copy,
-        )  # fmt: skip
 
     def _with_new(self, changed: Mapping[int, Changed]) -> list[TableData]:
         held = {d.oid for d in self.data}
@@ -137,9 +167,6 @@ class MergedRows:
         taken = _copy_in(conn, load.table, batches(counted), cancel)
         _require(load.table, taken, counted.count)
         self._added[load.table.oid] = counted.count
-
-
-_Copy = Callable[[Connection, Load, BufferSource, ThreadPoolExecutor, threading.Event], None]
 
 
 def filter_of(table: Changed, directory: Path) -> "KeyedFilter | CountedFilter":

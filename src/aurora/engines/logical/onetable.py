@@ -7,7 +7,7 @@ everybody at its commit, after they were compared with the backup, or not at all
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -111,8 +111,7 @@ def create_tables(
     entries: Sequence[Entry],
     others: Sequence[Entry],
     tables: Sequence[Table],
-    data: Sequence[TableData],
-    source: BufferSource,
+    rows: "Rows",
     cancel: threading.Event,
 ) -> TableOutcome:
     """Make *tables* with all that belongs to them, in the transaction *conn* is in.
@@ -126,7 +125,8 @@ def create_tables(
     outcome = TableOutcome()
     before, after = _halves(entries, archive.document, tables[0])
     _run_script(conn, archive, before, outcome, essential=True)
-    outcome.rows = _load(conn, tables, data, source, cancel)
+    data = rows(conn, tables, cancel)
+    outcome.rows = sum(found.rows for found in data)
     check_rows(conn, tables, data)
     _run_script(conn, archive, after, outcome, essential=True)
     made = _run_script(conn, archive, others, outcome, essential=False)
@@ -208,25 +208,30 @@ def _refused(part: Part, error: psycopg.Error) -> TargetRefused:
     )
 
 
-def _load(
-    conn: Connection,
-    tables: Sequence[Table],
-    data: Sequence[TableData],
-    source: BufferSource,
-    cancel: threading.Event,
-) -> int:
-    through = gates(tables)
-    by_oid = {table.oid: gated(table, through.get(table.oid)) for table in tables}
-    rows = 0
-    with ThreadPoolExecutor(3, thread_name_prefix="fetch") as fetchers:
-        for found in data:
-            if not found.extents:
-                continue
-            load = Load(by_oid[found.oid], found.extents)
-            with translated("target", doing=f"loading {shown(load.table.schema, load.table.name)}"):
-                copy_rows(conn, load, source, fetchers, cancel)
-            rows += load.rows
-    return rows
+Rows = Callable[[Connection, Sequence[Table], threading.Event], Sequence[TableData]]
+"""Loads rows into tables, in the transaction that the connection is in; what each must hold
+then, ``sum`` "" where only the number is known."""
+
+
+def stored_rows(data: Sequence[TableData], source: BufferSource) -> Rows:
+    """The rows that a backup holds."""
+
+    def load(
+        conn: Connection, tables: Sequence[Table], cancel: threading.Event
+    ) -> Sequence[TableData]:
+        through = gates(tables)
+        by_oid = {table.oid: gated(table, through.get(table.oid)) for table in tables}
+        with ThreadPoolExecutor(3, thread_name_prefix="fetch") as fetchers:
+            for found in data:
+                if not found.extents:
+                    continue
+                load = Load(by_oid[found.oid], found.extents)
+                doing = f"loading {shown(load.table.schema, load.table.name)}"
+                with translated("target", doing=doing):
+                    copy_rows(conn, load, source, fetchers, cancel)
+        return data
+
+    return load
 
 
 def check_rows(conn: Connection, tables: Sequence[Table], data: Sequence[TableData]) -> None:
@@ -339,15 +344,16 @@ def replace_rows(
     conn: Connection,
     existing: Existing,
     tables: Sequence[Table],
-    data: Sequence[TableData],
-    source: BufferSource,
+    rows: Rows,
     cancel: threading.Event,
-) -> int:
+) -> Sequence[TableData]:
     """Swap the table's rows for the backup's, in the transaction *conn* is in.
 
     Since :func:`lock_for_replacing` nobody else writes. Readers see the old rows until the
     commit (they wait only where foreign keys refer to the table). Triggers and rules do not
     fire; foreign keys of others are put aside and back, which checks them.
+
+    Returns: what was loaded.
 
     Raises:
         TargetRefused: a foreign key of another table does not hold with the backup's rows.
@@ -362,11 +368,11 @@ def replace_rows(
         _execute(conn, _put_aside(existing))
         conn.execute(f"DELETE FROM {existing.relation}".encode())
         through = [_through(existing.table, table) for table in tables]
-        rows = _load(conn, through, data, source, cancel)
+        data = rows(conn, through, cancel)
         _check_tree(conn, existing.table, existing.relation, tables, data)
         conn.execute("SET CONSTRAINTS ALL IMMEDIATE")  # no table with a check ahead is altered
         _put_back(conn, existing)
-    return rows
+    return data
 
 
 def lock_for_replacing(conn: Connection, table: Table, *, partitioned: bool) -> None:
@@ -462,7 +468,8 @@ def _check_tree(
     columns = by_oid[data[0].oid].columns if data else root.columns
     # Partitions whose columns stand in different orders hash equal rows differently.
     comparable = len({row_hash(by_oid[found.oid].columns) for found in data}) <= 1
-    expected = total_rows([RowsSum(found.rows, found.sum) for found in data])
+    comparable = comparable and all(found.sum for found in data)
+    expected = total_rows([RowsSum(found.rows, found.sum or "0") for found in data])
     found = read_sum(conn, relation, columns)
     if found.rows != expected.rows or (comparable and found.sum != expected.sum):
         raise CheckFailed(
@@ -478,15 +485,16 @@ def create_copy(
     schema: str,
     name: str,
     table: Table,
-    data: Sequence[TableData],
     tables: Sequence[Table],
-    source: BufferSource,
+    rows: Rows,
     cancel: threading.Event,
-) -> int:
+) -> Sequence[TableData]:
     """A plain table *name* with the rows of *tables*, readable by its owner alone.
 
     It has the columns and types, no defaults, indexes, constraints or policies; row
     security without a policy and revoked default grants keep an API from serving it.
+
+    Returns: what was loaded.
     """
     full = quoted(schema, name)
     columns = ", ".join(f"{quoted(c.name)} {c.type}" for c in table.columns if not c.generated)
@@ -503,6 +511,6 @@ def create_copy(
             conn.execute(f"REVOKE ALL ON {full} FROM {grantee}".encode())
         conn.execute(f"ALTER TABLE {full} ENABLE ROW LEVEL SECURITY".encode())
     new = Table(table.oid, schema, name, "r", table.owner, table.columns)
-    rows = _load(conn, [_through(new, t) for t in tables], data, source, cancel)
+    data = rows(conn, [_through(new, t) for t in tables], cancel)
     _check_tree(conn, new, full, tables, data)
-    return rows
+    return data

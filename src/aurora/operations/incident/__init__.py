@@ -1,0 +1,1 @@
+"""The emergency workflow: a record, and steps that each read it, act, and write into it."""

@@ -1,0 +1,157 @@
+"""Stopping and resuming writes as steps of an incident: what is kept in its record."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aurora import clock
+from aurora.errors import Incomplete, UsageError
+from aurora.events import EventSink
+from aurora.operations.incident import resume, stop
+from aurora.operations.incident.record import Incident, Incidents
+from aurora.operations.incident.undo import Sign, read_undo
+from aurora.units import format_duration, plural
+
+STOPPING, STOPPED, PARTLY, RESUMING, RESUMED = (
+    "stopping", "stopped", "partly stopped", "resuming", "resumed",
+)  # fmt: skip
+PURPOSE = "incident-undo"  # of the undo file's MAC
+
+
+def record_stop(
+    incidents: Incidents,
+    incident: Incident,
+    plan: stop.StopPlan,
+    *,
+    by: str,
+    sign: Sign | None,
+    keep_copy: Callable[[Path], None],
+    sink: EventSink,
+) -> stop.StopReport:
+    """Run *plan*, with the record written before and after. Raises as :func:`stop.run_stop`."""
+    directory = incidents.directory(incident)
+    incident.writes = {
+        "state": STOPPING, "by": by, "begun_at": clock.isoformat(clock.now()),
+        "undo": str(directory / stop.UNDO), "lsn": plan.undo.lsn, "roles": list(plan.options.roles),
+    }  # fmt: skip
+    if stop.UNDO not in incident.files:
+        incident.files.append(stop.UNDO)
+    incident.note("stop-writes", "stopping writes", by=by, lsn=plan.undo.lsn)
+    incidents.save(incident)
+    try:
+        report = stop.run_stop(plan, directory, sign=sign, keep_copy=keep_copy, sink=sink)
+    except Incomplete as error:
+        report = error.context["report"]  # type: ignore[assignment]
+        _stopped(incidents, incident, report, PARTLY, by)
+        raise
+    _stopped(incidents, incident, report, STOPPED, by)
+    return report
+
+
+def _stopped(
+    incidents: Incidents, incident: Incident, report: stop.StopReport, state: str, by: str
+) -> None:
+    incident.writes |= {"state": state, **report.document()}
+    attempts = report.proof.attempts
+    refused = sum(one.refused for one in attempts)
+    incident.note(
+        "stop-writes",
+        f"writes are {state}: {refused} of {plural(len(attempts), 'attempt')} refused; stream: "
+        f"{report.proof.stream or 'not watched'}",
+        by=by,
+        problems=report.proof.problems,
+        failed=report.failed,
+    )
+    incidents.save(incident)
+
+
+def record_resume(
+    incidents: Incidents, incident: Incident, plan: resume.ResumePlan, *, by: str, sink: EventSink
+) -> resume.ResumeReport:
+    """Run *plan*, with the record written before and after. Raises as :func:`resume.run_resume`."""
+    incident.writes["state"] = RESUMING
+    incidents.save(incident)
+    try:
+        report = resume.run_resume(plan, sink=sink)
+    except Incomplete as error:
+        _resumed(incidents, incident, error.context["report"], by)  # type: ignore[arg-type]
+        raise
+    _resumed(incidents, incident, report, by)
+    return report
+
+
+def _resumed(
+    incidents: Incidents, incident: Incident, report: resume.ResumeReport, by: str
+) -> None:
+    incident.writes |= {"state": RESUMED, **report.document()}
+    told = "as they were, byte for byte" if report.exact else "; ".join(report.differences)
+    incident.note("resume-writes", f"writes go on; grants and settings are {told}", by=by)
+    incidents.save(incident)
+
+
+def undo_of(
+    incidents: Incidents, incident: Incident | None, file: Path | None
+) -> tuple[Path, Incident | None]:
+    """The undo file to go by, and the incident it belongs to, where that is known here."""
+    if file is not None:
+        return file, incident
+    if incident is None:
+        raise UsageError(
+            "no incident has stopped writes here",
+            hint="Name its undo file with --file, or the incident with --incident.",
+        )
+    return incidents.directory(incident) / stop.UNDO, incident
+
+
+def stopping_incident(incidents: Incidents) -> Incident | None:
+    """The newest that has stopped writes and not resumed them."""
+    return next(
+        (
+            one
+            for one in reversed(incidents.all())
+            if one.writes and one.writes.get("state") != RESUMED
+        ),
+        None,
+    )
+
+
+def banner(incident: Incident, *, reminder: float) -> str:
+    """``writes stopped since …``, or nothing."""
+    if not incident.writes or incident.writes.get("state") == RESUMED:
+        return ""
+    since = str(incident.writes.get("stopped_at") or incident.writes.get("begun_at"))
+    seconds = (clock.now() - clock.parse(since)).total_seconds()
+    return (
+        f"WRITES ARE {str(incident.writes['state']).upper()} since {since} "
+        f"({format_duration(max(seconds, 0))}) by {incident.writes.get('by')}, incident "
+        f"{incident.id}; reminder every {format_duration(reminder)}"
+    )
+
+
+def reminder_due(incident: Incident, *, every: float, last: float | None, now: float) -> bool:
+    """Whether to remind now that writes are stopped. Times in seconds since the epoch."""
+    if not incident.writes or incident.writes.get("state") == RESUMED or every <= 0:
+        return False
+    since = str(incident.writes.get("stopped_at") or incident.writes.get("begun_at"))
+    return now - (last or clock.parse(since).timestamp()) >= every
+
+
+def document(incident: Incident, extra: dict[str, Any]) -> dict[str, Any]:
+    """For ``--json``: what every step tells of its incident."""
+    return {
+        "incident": incident.id, "title": incident.title, "state": incident.state, **extra
+    }  # fmt: skip
+
+
+__all__ = [
+    "PURPOSE",
+    "RESUMED",
+    "banner",
+    "document",
+    "read_undo",
+    "record_resume",
+    "record_stop",
+    "reminder_due",
+    "stopping_incident",
+    "undo_of",
+]

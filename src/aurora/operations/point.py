@@ -1,0 +1,365 @@
+"""A point in time of one source: which full, which part of the change log, and their rows.
+
+What every recovery stands on, of a database, a system or one table. Finding a point reads
+little; :func:`merged` reads the log once and keeps the last writer of every row.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from aurora.engines.base import Progress, Snapshot, TableData
+from aurora.engines.logical.export import progress_of
+from aurora.engines.logical.merge import KEYS_IN_MEMORY, Merge, MergeFigures
+from aurora.engines.logical.mergeload import MergedRows
+from aurora.engines.logical.names import shown
+from aurora.engines.logical.segments import precedes
+from aurora.engines.logical.spool import Spool
+from aurora.engines.logical.targets import (
+    Resolution,
+    Target,
+    Transaction,
+    shown_lsn,
+    shown_time,
+)
+from aurora.errors import UsageError
+from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded
+from aurora.operations.content import Backup, RepositorySource
+from aurora.operations.log_history import Link, micros, resolve_target
+from aurora.repository.door import Repository
+from aurora.units import format_size, plural
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A recovery target that can be met exactly, and what it is met with."""
+
+    target: Target
+    backup: Backup  # the full
+    resolution: Resolution
+    chain: tuple[Link, ...]  # incrementals of the run, oldest first
+    wanted: tuple[tuple[Link, int], ...]  # segments to read
+    streamed: frozenset[int]  # oids of tables that the log carries
+    reread: Mapping[str, str]  # other tables, and the moment that their rows are of
+    data: tuple[TableData, ...] = field(repr=False)
+    snapshot: Snapshot = field(repr=False)
+    notices: tuple[str, ...] = ()
+    keys_in_memory: int = KEYS_IN_MEMORY  # keys that the merge holds before it goes to disk
+
+    @property
+    def log_bytes(self) -> int:
+        return sum(link.segments.segments[number].raw for link, number in self.wanted)
+
+    @property
+    def state_of(self) -> str:
+        """The moment that is restored, in words."""
+        cut = self.resolution.cut
+        if self.target.at is not None:
+            return str(self.target)
+        if cut is not None:
+            return f"{shown_time(cut.at)} (xid {cut.xid})"
+        return self.backup.snapshot.source.snapshot_at
+
+    def reread_of(self, oids: Collection[int] | None = None) -> dict[str, str]:
+        """Tables that the log does not carry, and the moment of their rows; of *oids* only."""
+        tables = {shown(t.schema, t.name): t.oid for t in self.snapshot.tables}
+        return {
+            name: at for name, at in self.reread.items() if oids is None or tables[name] in oids
+        }
+
+    def facts(self, oids: Collection[int] | None = None) -> list[tuple[str, str]]:
+        """Lines for a person; re-reads of *oids* only."""
+        found, backup = self.resolution, self.backup
+        incrementals = len({link.backup.entry.id for link, _ in self.wanted})
+        lost = "nothing: the log ends there"
+        if found.lost:
+            run_end = shown_time(found.run.to_at) if found.run else ""
+            lost = f"{plural(found.lost, 'transaction')} after it, up to {run_end}"
+        lines = [
+            ("recover to", str(self.target)),
+            ("full", f"{backup.entry.id}, state of {backup.snapshot.source.snapshot_at}"),
+            ("change log", f"{plural(len(self.wanted), 'segment')} of "
+                           f"{plural(incrementals, 'incremental')}, "
+                           f"{format_size(self.log_bytes)}"),
+            ("last applied", str(found.cut) if found.cut else "no transaction of the log"),
+            ("first left out", str(found.after) if found.after else "none"),
+            ("lost", lost),
+        ]  # fmt: skip
+        reread = self.reread_of(oids)
+        lines += [("as of a re-read", f"{name}: rows of {at}") for name, at in reread.items()]
+        return [*lines, *(("notice", notice) for notice in self.notices)]
+
+    def document(self, oids: Collection[int] | None = None) -> dict[str, object]:
+        """For ``--json``."""
+        found = self.resolution
+        return {
+            "target": str(self.target),
+            "backup_id": self.backup.entry.id,
+            "state_of": self.state_of,
+            "segments": [link.segments.segments[number].object for link, number in self.wanted],
+            "log_bytes": self.log_bytes,
+            "last_applied": _described(found.cut),
+            "first_left_out": _described(found.after),
+            "lost_transactions": found.lost,
+            "reread": self.reread_of(oids),
+            "notices": list(self.notices),
+        }
+
+    def notes(self, merged: "Merged", oids: Collection[int] | None = None) -> list[str]:
+        """What a report says of a recovery to here."""
+        touched = sum(1 for table in merged.rows.changed.values() if table.touched)
+        notes = [
+            f"recovered to {self.target}: "
+            f"{plural(merged.figures.transactions, 'transaction')} applied, "
+            f"the last {self.resolution.cut or 'none'}",
+            f"of {plural(touched, 'table')} that the log changed the number of rows was checked; "
+            "of the others the checksums too",
+        ]
+        notes += [
+            f"{name} has no replica identity that the log can carry: its rows are of {at}"
+            for name, at in self.reread_of(oids).items()
+        ]
+        return [*self.notices, *notes]
+
+
+def find_point(
+    repository: Repository,
+    database: str,
+    target: Target,
+    *,
+    full: str = "",
+    notices: Sequence[str] = (),
+    sink: EventSink,
+) -> Point:
+    """The full and the transactions that meet *target*.
+
+    Args:
+        full: id of the full to start from; by default the newest that serves.
+        notices: sentences for the plan and the report.
+
+    Raises:
+        RepositoryNotFound: there is no change log, or no such transaction or name in it.
+        UsageError: the target cannot be met exactly; the nearest that can are in the hint.
+    """
+    resolution, links = resolve_target(repository, database, target, sink, full=full)
+    base = next(link for link in links if link.backup.entry.id == resolution.base.backup)
+    chain = _chain(resolution, links)
+    wanted = tuple(_wanted(resolution, base, chain))
+    before, after = _around(resolution, base, chain)
+    streamed = _streamed(base, chain, resolution)
+    data, reread = _rows(base, before, streamed)
+    last = before[-1].backup.snapshot
+    snapshot = msgspec.structs.replace(
+        base.backup.snapshot,
+        sequences=after.backup.snapshot.sequences,
+        large_objects=last.large_objects,
+        globals=last.globals,
+        source=msgspec.structs.replace(base.backup.snapshot.source, database=last.source.database),
+    )
+    return Point(
+        target, base.backup, resolution, chain, wanted, streamed, reread, tuple(data), snapshot,
+        tuple(notices),
+    )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Merged:
+    """The rows at a point, ready to be loaded."""
+
+    rows: MergedRows
+    figures: MergeFigures
+
+
+@contextmanager
+def merged(
+    point: Point,
+    *,
+    only: Collection[int] | None = None,
+    jobs: int = 1,
+    progress: Progress,
+    sink: EventSink,
+) -> Iterator[Merged]:
+    """Read the log up to *point*; of the tables *only*, by oid, where they are given.
+
+    Raises:
+        UsageError: a table changed its shape within the log, or the disk has no room for it.
+        ObjectDamaged: the log and the full do not fit one another.
+        ObjectMissing, StorageError.
+    """
+    with tempfile.TemporaryDirectory(prefix="aurora-log-") as name, ExitStack() as stack:
+        directory = Path(name)
+        _require_room(point, directory)
+        spool = Spool(directory)
+        stack.callback(spool.close)
+        merge = _read_log(point, only, spool, directory, stack, sink)
+        rows = MergedRows(
+            [d for d in point.data if only is None or d.oid in only],
+            merge.changed,
+            RepositorySource(point.backup.repository),
+            spool.message,
+            directory,
+            jobs,
+            point.snapshot.source.database.encoding,
+            progress,
+        )
+        stack.callback(rows.close)
+        yield Merged(rows, merge.figures)
+
+
+def _read_log(
+    point: Point,
+    only: Collection[int] | None,
+    spool: Spool,
+    directory: Path,
+    stack: ExitStack,
+    sink: EventSink,
+) -> Merge:
+    wanted = point.streamed if only is None else point.streamed & frozenset(only)
+    merge = Merge(
+        {t.oid: t for t in point.snapshot.tables if t.oid in wanted},
+        frozenset(t.oid for t in point.snapshot.tables) - wanted,
+        frozenset(point.snapshot.skipped),
+        point.resolution.base.sees,
+        point.resolution.cut.commit_lsn if point.resolution.cut else 0,
+        spool.keep,
+        directory,
+        point.keys_in_memory,
+    )
+    stack.callback(merge.close)
+    phase = "reading the change log"
+    sink(PhaseBegun(phase, point.log_bytes))
+    progress = progress_of(phase, sink)
+    for link, number in point.wanted:
+        payload = link.segments.payload(number)
+        merge.feed(payload, spool.append(payload))
+        progress(len(payload), link.backup.entry.id)
+        if merge.done:
+            break
+    merge.finish()
+    figures = merge.figures
+    sink(
+        PhaseEnded(
+            phase,
+            f"{plural(figures.transactions, 'transaction')}, {plural(figures.changes, 'change')}",
+        )
+    )
+    sink(Noted(f"{plural(figures.known, 'transaction')} of the log were in the full already"))
+    return merge
+
+
+def _chain(resolution: Resolution, links: Sequence[Link]) -> tuple[Link, ...]:
+    """The incrementals of the run, in its order."""
+    if resolution.run is None:
+        return ()
+    by_id = {link.backup.entry.id: link for link in links if link.log.parent}
+    return tuple(by_id[p.backup] for p in resolution.run.parts if p.backup in by_id)
+
+
+def _wanted(
+    resolution: Resolution, base: Link, chain: Sequence[Link]
+) -> Iterator[tuple[Link, int]]:
+    """Segments up to the cut, without those at the beginning that the full holds whole."""
+    cut = resolution.cut
+    if cut is None:
+        return
+    oldest = int(base.backup.snapshot.source.snapshot.split(":")[0]) & 0xFFFFFFFF
+    begun = False
+    for link in chain:
+        first = 0
+        if not begun:
+            first = _first_unseen(link, oldest)
+            begun = first < len(link.segments.segments)
+        for number in range(first, len(link.segments.segments)):
+            yield link, number
+            if link.segments.segments[number].end_lsn > cut.commit_lsn:
+                return
+
+
+def _first_unseen(link: Link, oldest: int) -> int:
+    segments = link.segments.segments
+    for number, one in enumerate(segments):
+        if one.max_xid and not precedes(one.max_xid, oldest):
+            while number and link.segments.continued(number - 1):  # begin with a whole message
+                number -= 1  # noqa: PLW2901 - the search ends here
+            return number
+    return len(segments)
+
+
+def _around(resolution: Resolution, base: Link, chain: Sequence[Link]) -> tuple[list[Link], Link]:
+    """Backups whose re-reads are not later than the target; and the first not before it.
+
+    An incremental's re-reads come a moment after what it drained: they count as the
+    target's own state where the target is not before that, or nothing was drained in between.
+    """
+    place, cut = resolution.place, resolution.cut
+    behind = [link for link in chain if link.log.to_lsn >= resolution.base.lsn]
+    later = [
+        link
+        for link in behind
+        if not place.exceeds(link.log.to_lsn, micros(link.log.to_at))
+        and link.log.to_lsn >= (cut.commit_lsn if cut else 0)
+    ]
+    after = later[0] if later else base
+    before = [base]
+    for link in behind:
+        reached = place.reaches(link.log.to_lsn, micros(link.log.to_at))
+        if reached or (link is after and _nothing_after(resolution, link)):
+            before.append(link)
+    return before, after
+
+
+def _nothing_after(resolution: Resolution, link: Link) -> bool:
+    if resolution.place.at is not None:
+        return False
+    return resolution.after is None or resolution.after.commit_lsn >= link.log.to_lsn
+
+
+def _streamed(base: Link, chain: Sequence[Link], resolution: Resolution) -> frozenset[int]:
+    """Tables that every part of the log from the full to the target carries whole."""
+    found = set(base.log.keyed)
+    reached = max(resolution.cut.commit_lsn if resolution.cut else 0, resolution.base.lsn)
+    for link in chain:
+        if link.log.to_lsn >= resolution.base.lsn:
+            found &= set(link.log.keyed)
+            if link.log.to_lsn >= reached:
+                break
+    rows = {table.oid for table in base.backup.snapshot.tables if table.has_rows}
+    return frozenset(int(oid) for oid in found) & rows
+
+
+def _rows(
+    base: Link, before: Sequence[Link], streamed: frozenset[int]
+) -> tuple[list[TableData], dict[str, str]]:
+    """The rows to begin with: the full's, or for tables outside of the log the last re-read."""
+    rows = {d.oid: d for d in base.backup.data()}
+    at = dict.fromkeys(rows, base.backup.snapshot.source.snapshot_at)
+    for link in before[1:]:
+        others = {d.oid for d in link.backup.body.data} - streamed
+        for found in link.backup.data(others) if others else ():
+            rows[found.oid] = found
+            at[found.oid] = link.backup.snapshot.source.snapshot_at
+    names = {t.oid: shown(t.schema, t.name) for t in base.backup.snapshot.tables if t.has_rows}
+    told = {names[oid]: at[oid] for oid in rows if oid in names and oid not in streamed}
+    return [d for oid, d in rows.items() if oid in names or oid in at], dict(sorted(told.items()))
+
+
+def _require_room(point: Point, directory: Path) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < point.log_bytes * 5 // 4:
+        raise UsageError(
+            f"the change log up to the target needs {format_size(point.log_bytes * 5 // 4)} of "
+            f"temporary disk space, there are {format_size(free)}",
+            hint=f"Nothing was changed. Make room at {directory.parent}, or point TMPDIR at a "
+            "larger disk.",
+        )
+
+
+def _described(found: Transaction | None) -> dict[str, object] | None:
+    if found is None:
+        return None
+    return {"xid": found.xid, "at": shown_time(found.at), "lsn": shown_lsn(found.commit_lsn)}

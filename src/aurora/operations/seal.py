@@ -1,0 +1,203 @@
+"""Sealed backups: a full backup that only the holder of an identity can open.
+
+Read from the source like any full, under one snapshot, but stored in parts of its own that
+no other backup shares, each an age file. The host that makes it has public keys only.
+Beside the parts lie the index that Aurora restores from and a script that restores without.
+"""
+
+import hashlib
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from aurora import clock
+from aurora.engines.base import Buffer, RowsSum, Snapshot, Stored, TableData
+from aurora.engines.logical.export import ExportOptions, export
+from aurora.engines.logical.script import restore_script
+from aurora.events import EventSink, PhaseBegun, PhaseEnded, Warned
+from aurora.operations.backup import (
+    BackupOptions,
+    BackupReport,
+    accept_source,
+    bring_to_mirror,
+    previous_backup,
+)
+from aurora.operations.content import ENGINE, SEALED_ENGINE, Body
+from aurora.repository import canonical
+from aurora.repository.catalog import BackupEntry
+from aurora.repository.door import Ref, Repository
+from aurora.repository.ids import SEALED, new_backup_id
+from aurora.repository.layout import part_name
+from aurora.repository.mirror import MirrorView
+from aurora.repository.sealed import SUFFIX, Recipients
+from aurora.repository.sealed_door import INDEX
+from aurora.repository.writer import Writer
+from aurora.version import __version__
+
+SCRIPT = f"restore.sh{SUFFIX}"
+"""The part that restores the others without Aurora."""
+
+
+@dataclass(slots=True)
+class _Made:
+    """What a run knows of the backup that it makes."""
+
+    backup_id: str
+    database: str
+    recipients: Recipients
+    level: int
+
+
+class PartStore:
+    """An engine's buffers into parts. Nothing is ever shared or recalled."""
+
+    def __init__(self, writer: Writer, made: _Made) -> None:
+        self._writer = writer
+        self._made = made
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._parts: list[Ref] = []
+        self._sums: dict[str, str] = {}
+
+    def put(self, data: Buffer) -> Stored:
+        with self._lock:
+            number = next(self._numbers)
+        ref = self.put_named(f"{number:06d}{SUFFIX}", data)
+        return Stored(ref.name, ref.raw)
+
+    def put_named(self, part: str, data: Buffer) -> Ref:
+        name = part_name(self._made.database, self._made.backup_id, part)
+
+        def seal(payload: Buffer) -> bytes:
+            stored = self._made.recipients.seal(payload, self._made.level)
+            with self._lock:
+                self._sums[name] = hashlib.sha256(stored).hexdigest()
+            return stored
+
+        ref = self._writer.put_part(name, data, seal)
+        with self._lock:
+            self._parts.append(ref)
+        return ref
+
+    def recall(self, kind: str, stored: tuple[Stored, ...], offset: int) -> RowsSum | None:  # noqa: ARG002
+        return None
+
+    def parts(self) -> list[Ref]:
+        """All parts so far."""
+        with self._lock:
+            return list(self._parts)
+
+    def sums(self) -> dict[str, str]:
+        """Name -> SHA-256 of the stored bytes, of what is durable."""
+        with self._lock:
+            return dict(self._sums)
+
+
+def create_sealed(
+    dsn: str,
+    repository: Repository,
+    options: BackupOptions,
+    *,
+    recipients: Recipients,
+    open_mirror: Callable[[], MirrorView] | None,
+    sink: EventSink,
+) -> BackupReport:
+    """Make one sealed backup; then bring the secondary up to date.
+
+    Raises as :func:`aurora.operations.backup.create_backup`.
+    """
+    begun = time.monotonic()
+    created_at = clock.now()
+    made = _Made(new_backup_id(SEALED, created_at), options.database, recipients, options.level)
+    report = BackupReport(type=SEALED, database=options.database)
+    before = previous_backup(repository, options.database, sink)
+    cancel = threading.Event()
+    with repository.write(options.database, level=options.level) as writer:
+        store = PartStore(writer, made)
+        try:
+            snapshot, data = export(
+                dsn,
+                store,
+                ExportOptions(
+                    jobs=options.jobs,
+                    chunk_bytes=options.chunk_bytes,
+                    lock_timeout=options.lock_timeout,
+                    skip=options.skip,
+                ),
+                accept=lambda held: accept_source(held, before, options),
+                sink=sink,
+                cancel=cancel,
+            )
+            sink(PhaseBegun("making durable"))
+            writer.flush()
+            _describe(report, snapshot, data)
+            _put_descriptions(store, made, snapshot, data, report, options)
+            writer.flush()
+        except BaseException:
+            cancel.set()
+            raise
+        parts = store.parts()
+        entry = writer.commit(
+            backup_id=made.backup_id,
+            type=SEALED,
+            created_at=created_at,
+            manifest={
+                "aurora": __version__,
+                "engine": SEALED_ENGINE,
+                "figures": _figures(report),
+                "parts": len(parts),
+                "recipients": list(recipients.texts),
+                "snapshot_at": report.snapshot_at,
+            },
+            uses=parts,
+        )
+        report.committed(entry, writer.stats)
+    report.seconds = time.monotonic() - begun
+    sink(PhaseEnded("making durable", f"backup {entry.id} is complete on the primary"))
+    if report.skipped:
+        told = f"left out on request: {', '.join(report.skipped)}"
+        report.warnings.append(told)
+        sink(Warned("tables-skipped", told, "They are not in this backup."))
+    if open_mirror is not None:
+        bring_to_mirror(repository, open_mirror, entry, report, sink)
+    return report
+
+
+def _describe(report: BackupReport, snapshot: Snapshot, data: list[TableData]) -> None:
+    report.snapshot_at = snapshot.source.snapshot_at
+    report.skipped = list(snapshot.skipped)
+    report.tables, report.rows = len(data), sum(table.rows for table in data)
+    report.bytes_read = sum(table.bytes for table in data)
+
+
+def _figures(report: BackupReport) -> dict[str, int]:
+    return {"rows": report.rows, "bytes": report.bytes_read, "tables": report.tables}
+
+
+def _put_descriptions(
+    store: PartStore,
+    made: _Made,
+    snapshot: Snapshot,
+    data: list[TableData],
+    report: BackupReport,
+    options: BackupOptions,
+) -> None:
+    body = Body(
+        ENGINE, __version__, snapshot, tuple(data), label=options.label, figures=_figures(report)
+    )
+    commit = {"backup": made.backup_id, "database": made.database}
+    script = restore_script(
+        snapshot, data, backup=made.backup_id, database=made.database, sums=store.sums()
+    )
+    store.put_named(SCRIPT, script.encode(errors="surrogateescape"))
+    store.put_named(INDEX, canonical.dumps({**msgspec.to_builtins(body), "commit": commit}))
+
+
+def recipients_of(repository: Repository, entry: BackupEntry) -> list[str]:
+    """The public keys that a sealed backup was made for. Raises ObjectDamaged, StorageError."""
+    found = repository.manifest(entry).get("recipients")
+    return [str(one) for one in found] if isinstance(found, list) else []
