@@ -13,6 +13,7 @@ from aurora.cli.backup import backup
 from aurora.cli.changes import log
 from aurora.cli.incident import incident
 from aurora.cli.key import key
+from aurora.cli.run import run
 from aurora.cli.source import source
 from aurora.errors import Cancelled, UsageError
 from aurora.version import __version__
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command("init", short_help="Make the repositories and write aurora.toml.")(init.init)
 app.command("doctor", short_help="Is everything in place? What to do if not.")(doctor.doctor)
+app.command("run", short_help="The daemon: backups, tests and retention when due.")(run)
 app.add_typer(backup, name="backup", help="Create, list, verify, heal and restore backups.")
 app.add_typer(source, name="source", help="Prepare the source for incremental backups.")
 app.add_typer(key, name="key", help="Key slots, recovery sheet, identities.")

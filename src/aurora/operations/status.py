@@ -259,7 +259,7 @@ def _look_at_storages(
         if place == "primary":
             seen.backups = None if known is None else len(known)
         elif seen.reachable and not seen.error:
-            ids = None if known is None else {entry.id for entry in known}
+            ids = None if known is None else {entry.id: entry.created_at for entry in known}
             compare_copies(seen, subject.open_secondary_view, ids, subject.database)
 
 
