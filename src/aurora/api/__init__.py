@@ -18,6 +18,7 @@ from aurora.api.backups import (
     heal_backups,
     list_backups,
     replicate,
+    verify_all,
     verify_backup,
 )
 from aurora.api.changelog import mark_point, prepare_source, transactions
@@ -84,6 +85,7 @@ __all__ = [
     "status",
     "stop_writes",
     "transactions",
+    "verify_all",
     "verify_audit",
     "verify_backup",
 ]

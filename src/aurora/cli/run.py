@@ -37,7 +37,7 @@ def run(
         daemon = set_up(aurora, path, has_command, shown.sink)
         server = Server(aurora.settings.metrics.listen, daemon)
         server.start()
-        daemon.worker.start()
+        daemon.start()
         shown.sink(Noted(f"aurora runs for {aurora.database}{server.told}"))
         try:
             daemon.worker.wait()

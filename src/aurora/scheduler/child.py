@@ -156,7 +156,11 @@ def run_child(
                 result = ChildResult(0, 0.0)
                 reader = threading.Thread(target=_read, args=(child.stdout, result), daemon=True)
                 reader.start()
-                result.stopped = _wait(child, stop, stop_timeout, alive)
+                try:
+                    result.stopped = _wait(child, stop, stop_timeout, alive)
+                except BaseException:  # a signal to us, without a worker that would set stop
+                    _end(child, stop_timeout)
+                    raise
                 reader.join()
                 result.exit_code = child.returncode
         finally:
@@ -185,6 +189,16 @@ def _wait(
                 child.terminate()
         elif time.monotonic() - told_at > stop_timeout:
             child.kill()
+
+
+def _end(child: subprocess.Popen[bytes], stop_timeout: float) -> None:
+    """In order if it can, at once if it cannot."""
+    child.terminate()
+    try:
+        child.wait(stop_timeout)
+    except BaseException:
+        child.kill()
+        raise
 
 
 def _read(stream: Any, result: ChildResult) -> None:

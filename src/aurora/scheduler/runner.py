@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from aurora import clock
-from aurora.errors import AuroraError, Incomplete
+from aurora.errors import AuroraError, Cancelled, Incomplete
 from aurora.events import EventSink, Noted, Warned
 from aurora.scheduler.child import ChildResult, FileLock, run_child
 from aurora.scheduler.jobs import AFTER_BACKUP, BACKUPS, Job, Retries
@@ -128,6 +128,9 @@ class Runner:
             if result.stopped and result.exit_code != 0:
                 return self._stopped(job, result)
             done = result.exit_code in (0, Incomplete.exit_code)
+        except KeyboardInterrupt:
+            self._stopped(job, ChildResult(Cancelled.exit_code, 0.0, stopped=True))
+            raise
         finally:
             if claim is not None:
                 # What failed here may work on another host.

@@ -102,7 +102,12 @@ class Daemon:
     pings: Pings
     board: Board
     rules: Mapping[str, Rule]
-    sink: EventSink
+    retries: Retries
+
+    def start(self) -> None:
+        """Begin in the background. Raises AuroraError where nothing can be remembered."""
+        seed(self.state, self.rules, lambda: _newest(self.aurora), clock.now())
+        self.worker.start()
 
     def look(self) -> None:
         """Look at everything; tell what is wrong or right again."""
@@ -147,7 +152,7 @@ def set_up(aurora: Aurora, config: Path, known: Known, sink: EventSink) -> Daemo
     state = State(state_directory(aurora))
     retries = Retries(settings.schedule.retries, settings.schedule.retry_delay)
     rules = rules_of(aurora)
-    desk, pings = set_up_desk(aurora, sink), _pings(aurora, sink)
+    desk, pings = set_up_desk(aurora, sink), Pings(switches(aurora), sink)
     options = RunnerOptions(
         config=config.absolute(),
         retries=retries,
@@ -160,7 +165,7 @@ def set_up(aurora: Aurora, config: Path, known: Known, sink: EventSink) -> Daemo
     runner = Runner(state, gate, options, [Teller(desk, pings)], sink)
     daemon = Daemon(
         aurora, state, runner, Worker(state, runner, rules, retries, sink), desk, pings, Board(),
-        rules, sink,
+        rules, retries,
     )  # fmt: skip
     daemon.worker.chores = [
         (settings.metrics.refresh, daemon.look),
@@ -169,7 +174,6 @@ def set_up(aurora: Aurora, config: Path, known: Known, sink: EventSink) -> Daemo
     ]
     if "daemon" in pings:
         daemon.worker.chores.append((settings.ping.daemon_every, daemon.ping))
-    seed(state, rules, lambda: _newest(aurora), clock.now())
     return daemon
 
 
@@ -184,7 +188,21 @@ def rules_of(aurora: Aurora) -> dict[str, Rule]:
 def set_up_desk(aurora: Aurora, sink: EventSink) -> Desk:
     """The notices desk of one configuration."""
     settings, base = aurora.settings.notify, aurora.settings.base
-    targets = [
+    common = {"database": aurora.database, "host": socket.gethostname()}
+    return Desk(
+        state_directory(aurora) / "notices.json",
+        targets_of(aurora),
+        Templates(base / settings.templates),
+        common,
+        sink,
+        remind=settings.remind,
+    )
+
+
+def targets_of(aurora: Aurora) -> list[Target]:
+    """Where notices go; addresses are resolved when something is sent."""
+    settings, base = aurora.settings.notify, aurora.settings.base
+    return [
         Target(
             name=str(one.url),
             address=_resolver(one.url, "the address for notices", base),
@@ -194,23 +212,16 @@ def set_up_desk(aurora: Aurora, sink: EventSink) -> Desk:
         )
         for one in settings.targets
     ]
-    common = {"database": aurora.database, "host": socket.gethostname()}
-    return Desk(
-        state_directory(aurora) / "notices.json", targets, Templates(base / settings.templates),
-        common, sink, remind=settings.remind,
-    )  # fmt: skip
 
 
-def _pings(aurora: Aurora, sink: EventSink) -> Pings:
+def switches(aurora: Aurora) -> dict[str, Callable[[], str]]:
+    """Job, or ``daemon`` -> what resolves the address of its dead man's switch."""
     settings, base = aurora.settings.ping, aurora.settings.base
-    return Pings(
-        {
-            name: _resolver(reference, f"the address of the switch of {name}", base)
-            for name in PingSettings.model_fields
-            if isinstance(reference := getattr(settings, name), SecretRef)
-        },
-        sink,
-    )
+    return {
+        name: _resolver(reference, f"the address of the switch of {name}", base)
+        for name in PingSettings.model_fields
+        if isinstance(reference := getattr(settings, name), SecretRef)
+    }
 
 
 def _resolver(reference: SecretRef, what: str, base: Path) -> Callable[[], str]:
@@ -249,7 +260,8 @@ def _newest(aurora: Aurora) -> dict[str, datetime]:
 
 def _more_words(aurora: Aurora, job: Job) -> list[str]:
     if job.name == "verify":
-        return ["--budget", f"{aurora.settings.schedule.verify_budget:g} s"]
+        budget = f"{aurora.settings.schedule.verify_budget:g} s"
+        return ["--storage", "both", "--budget", budget]
     return []
 
 
@@ -263,6 +275,8 @@ class _Availability:
     def __call__(self, job: Job) -> str:
         if not self._known(job.words):
             return f"this version has no `aurora {' '.join(job.words)}`"
+        if job.name == "sealed" and not self._aurora.settings.sealed.recipients:
+            return "nobody is named under [sealed] recipients to seal it for"
         return ""
 
 
