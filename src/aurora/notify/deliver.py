@@ -1,6 +1,7 @@
 """Sending by Apprise: one target, one message."""
 
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -38,22 +39,26 @@ class Target:
 
 def deliver(target: Target, message: Message, severity: Severity) -> None:
     """Send *message*. Raises NotDelivered, or what resolving the address raises."""
-    import apprise  # noqa: PLC0415 - slow to import
+    address = target.address()
+    with warnings.catch_warnings():
+        # Its plugins, loaded at the first address, look for modules that are on their way out.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import apprise  # noqa: PLC0415 - slow to import
 
-    logging.getLogger("apprise").setLevel(logging.CRITICAL)  # its lines would name the address
-    kinds = {
-        Severity.INFO: apprise.NotifyType.INFO,
-        Severity.WARNING: apprise.NotifyType.WARNING,
-        Severity.ERROR: apprise.NotifyType.FAILURE,
-    }
-    sender = apprise.Apprise()
-    if not sender.add(target.address()):
+        logging.getLogger("apprise").setLevel(logging.CRITICAL)  # its lines name the address
+        sender = apprise.Apprise()
+        known = sender.add(address)
+    if not known:
         raise NotDelivered(
             f"what the {target.name} holds is no address that Apprise knows",
             hint="Write one like json://HOST/PATH, mailto://…, slack://…; see the list of Apprise.",
         )
-    sent = sender.notify(title=message.title, body=message.body, notify_type=kinds[severity])
-    if not sent:
+    kind = {
+        Severity.INFO: apprise.NotifyType.INFO,
+        Severity.WARNING: apprise.NotifyType.WARNING,
+        Severity.ERROR: apprise.NotifyType.FAILURE,
+    }[severity]
+    if not sender.notify(title=message.title, body=message.body, notify_type=kind):
         raise NotDelivered(
             f"the notice could not be sent to the address in the {target.name}",
             hint="Try `aurora notify test`; the service may be down, or the address out of date.",

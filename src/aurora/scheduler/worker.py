@@ -22,7 +22,7 @@ from aurora.scheduler.runner import Runner
 from aurora.scheduler.state import State
 
 TICK_SECONDS = 5.0
-AGAIN_SECONDS = 60.0  # after another host was found at it
+AGAIN_SECONDS = 20.0  # after another host was found at it
 _STALLED_TICKS = 4
 
 
