@@ -6,7 +6,10 @@ A peer that is not installed, or fails here, is named with the reason.
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 from measure import BenchFailed, Command, Run, disk_usage
 from results import Results
@@ -57,57 +60,89 @@ def measure_peers(stage: Stage, results: Results, repetitions: int) -> None:
             results.missing(name, f"it failed here: {error}")
 
 
-def _pgbackrest(stage: Stage, results: Results, repetitions: int) -> None:
-    program = shutil.which("pgbackrest") or ""
+@dataclass(frozen=True, slots=True)
+class PgBackRest:
+    """pgBackRest with a repository of its own, and the server's log archived to it."""
+
+    stage: Stage
+    top: Path
+    config: Path
+
+    @property
+    def repo(self) -> Path:
+        return self.top / "repo"
+
+    def command(self, *args: str) -> Command:
+        return Command(
+            [_program(), f"--config={self.config}", "--stanza=bench", *args],
+            user=self.stage.server_user,
+        )
+
+    def backup(self, kind: str) -> tuple[Run, int]:
+        """One backup, and the bytes that it added."""
+        before = disk_usage(self.repo / "backup")
+        run = self.stage.run(self.command(f"--type={kind}", "backup"))
+        return run, disk_usage(self.repo / "backup") - before
+
+    def restore(self, number: int, **settings: str) -> Run:
+        """Files back, and a server on them that answers: before that nothing is restored."""
+        data = self.stage.owned(f"restored-{number}")
+        data.chmod(0o700)
+        run = self.stage.run(self.command(f"--pg1-path={data}", "restore"))
+        begun = time.monotonic()
+        server = EmbeddedServer(
+            bin_dir=self.stage.server.bin_dir, data_dir=data, password="",
+            settings=SETTINGS | settings,
+        )  # fmt: skip
+        with server:
+            run.facts["seconds_until_it_answers"] = time.monotonic() - begun
+            run.facts["log"] = server.log()
+        run.wall += float(run.facts["seconds_until_it_answers"])
+        shutil.rmtree(data, ignore_errors=True)
+        return run
+
+
+def _program() -> str:
+    return shutil.which("pgbackrest") or ""
+
+
+@contextmanager
+def pgbackrest(stage: Stage, **settings: str) -> Iterator[PgBackRest]:
+    """The server runs with *settings* and with its log archived, until this is left."""
     top = stage.owned("pgbackrest")
-    repo, config = top / "repo", top / "pgbackrest.conf"
+    here = PgBackRest(stage, top, top / "pgbackrest.conf")
+    config = here.config
     config.write_text(
         _CONFIG.format(
-            repo=repo, top=top, passphrase=_PASSPHRASE, data=stage.server.data_dir,
+            repo=here.repo, top=top, passphrase=_PASSPHRASE, data=stage.server.data_dir,
             port=stage.server.port, socket=stage.server.socket_dir,
         )
     )  # fmt: skip
     give(config)
 
-    def command(*args: str) -> Command:
-        return Command(
-            [program, f"--config={config}", "--stanza=bench", *args], user=stage.server_user
-        )
-
     # Restored from, it needs the archive of the log: this part alone runs with it.
     stage.server.settings |= {
         "archive_mode": "on",
-        "archive_command": f"{program} --config={config} --stanza=bench archive-push %p",
+        "archive_command": f"{_program()} --config={config} --stanza=bench archive-push %p",
+        **settings,
     }
     stage.server.restart()
     try:
-        stage.run(command("stanza-create"))
-        for _ in range(repetitions):
-            before = disk_usage(repo / "backup")
-            results.add("pgbackrest", stage.run(command("--type=full", "backup")))
-            results.sizes["pgbackrest"] = disk_usage(repo / "backup") - before
-        for number in range(repetitions):
-            results.add("pgbackrest_restore", _physical_restore(stage, command, number))
+        stage.run(here.command("stanza-create"))
+        yield here
     finally:
         stage.server.settings = dict(SETTINGS)
         stage.server.restart()
         shutil.rmtree(top, ignore_errors=True)
 
 
-def _physical_restore(stage: Stage, command: Callable[..., Command], number: int) -> Run:
-    """Files back, and a server on them that answers: before that nothing is restored."""
-    data = stage.owned(f"restored-{number}")
-    data.chmod(0o700)
-    run = stage.run(command(f"--pg1-path={data}", "restore"))
-    begun = time.monotonic()
-    server = EmbeddedServer(
-        bin_dir=stage.server.bin_dir, data_dir=data, password="", settings=SETTINGS
-    )
-    with server:
-        run.facts["seconds_until_it_answers"] = time.monotonic() - begun
-    run.wall += float(run.facts["seconds_until_it_answers"])
-    shutil.rmtree(data, ignore_errors=True)
-    return run
+def _pgbackrest(stage: Stage, results: Results, repetitions: int) -> None:
+    with pgbackrest(stage) as here:
+        for _ in range(repetitions):
+            run, results.sizes["pgbackrest"] = here.backup("full")
+            results.add("pgbackrest", run)
+        for number in range(repetitions):
+            results.add("pgbackrest_restore", here.restore(number))
 
 
 def _restic(stage: Stage, results: Results, repetitions: int) -> None:

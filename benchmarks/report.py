@@ -8,7 +8,11 @@ from measure import Phase, Run
 from results import ROWS, Results, Target
 from rich.table import Table
 
-_BASES = {"pg_restore": ("pg_restore", "restore", "pgbackrest_restore", "restic_restore")}
+_BASES = {
+    "received": ("received", "incremental", "pgbackrest_incr"),
+    "replay": ("base", "point", "replay", "pgbackrest_point"),
+    "pg_restore": ("pg_restore", "restore", "pgbackrest_restore", "restic_restore"),
+}
 
 
 def tables(results: Results) -> Iterator[Table]:
@@ -67,6 +71,15 @@ def _lines(results: Results) -> Iterator[str]:
     yield from _table(head, _timed(results))
     yield "\n## Sizes\n"
     yield from _table(("stored", "MB", "over pg_dump"), _sizes(results))
+    if results.figures:
+        yield "\n## Streaming and redo\n"
+        facts = results.database
+        yield (
+            f"{facts.get('transactions', 0):,} transactions, {facts.get('changes', 0):,} changes "
+            "of rows between the full and the point.\n"
+        )
+        rows = ((name, f"{value:,.2f}") for name, value in results.figures.items())
+        yield from _table(("what", ""), rows)
     if results.gone:
         yield "\n## Not measured\n"
         yield from (f"- {name}: {reason}" for name, reason in results.gone.items())

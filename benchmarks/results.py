@@ -20,6 +20,13 @@ ROWS: dict[str, str] = {
     "pgbackrest_restore": "pgBackRest restore, until the server answers",
     "restic_restore": "restic dump | psql",
     "restore_table": "aurora backup restore-table, 1 % of the rows",
+    "received": "pg_recvlogical of what pgbench changed, to /dev/null",
+    "incremental": "aurora backup create --type incremental, of the same",
+    "pgbackrest_incr": "pgBackRest backup --type=incr, of the same",
+    "base": "aurora backup restore of the full before the changes",
+    "point": "aurora backup restore-point --latest, full and changes",
+    "replay": "the same changes row by row, pipelined, 1,000 transactions a commit",
+    "pgbackrest_point": "pgBackRest restore to the same point, until the server answers",
     "memory_large": "aurora backup create, first full, memory",
 }
 """All rows in the order of the report."""
@@ -47,6 +54,7 @@ class Results:
     database: dict[str, Any] = field(default_factory=dict)
     runs: dict[str, list[Run]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)  # bytes
+    figures: dict[str, float] = field(default_factory=dict)  # named, of changes.py
     parts: dict[str, float] = field(default_factory=dict)  # CPU seconds, see parts.py
     gone: dict[str, str] = field(default_factory=dict)  # what was not measured, and why
     notes: list[str] = field(default_factory=list)
@@ -85,6 +93,30 @@ class Results:
         ours, theirs = self.best(row), self.best(base)
         return ours.wall / theirs.wall if ours and theirs else None
 
+    def change_targets(self) -> list[Target]:
+        """The targets of the change log."""
+        ours, theirs = map(self.sizes.get, ("aurora, incremental", "pgbackrest, incremental"))
+        alone, beside = map(
+            self.figures.get,
+            ("pgbench -c4 alone, transactions a second", "the same beside aurora stream"),
+        )
+        point, base, replay = map(self.best, ("point", "base", "replay"))
+        change = point.wall - base.wall if point and base else None
+        redo = self.figures.get("seconds of pgBackRest's restore that were redo")
+        return [
+            Target("incremental over pgBackRest incr", 0.5,
+                   self.ratio("incremental", "pgbackrest_incr")),
+            Target("incremental over pg_recvlogical", 1.5, self.ratio("incremental", "received")),
+            Target("its size over pgBackRest incr", 0.2,
+                   ours / theirs if ours and theirs else None),
+            Target("transactions lost beside the stream", 0.15,
+                   1 - beside / alone if alone and beside else None, ""),
+            Target("changes recovered over their replay", 0.2,
+                   change / replay.wall if change and replay else None),
+            Target("changes recovered over their redo", 1.5,
+                   change / redo if change and redo else None),
+        ]  # fmt: skip
+
     def targets(self) -> list[Target]:
         """The targets of the project."""
         ours, dump = self.sizes.get("aurora"), self.sizes.get("pg_dump")
@@ -103,6 +135,7 @@ class Results:
                 1.1,
                 large / small if large and small else None,
             ),
+            *self.change_targets(),
         ]
 
     def _rss(self, row: str) -> int | None:
@@ -118,6 +151,7 @@ class Results:
                 for row, runs in self.runs.items()
             },
             "sizes": self.sizes,
+            "figures": self.figures,
             "parts_cpu_seconds": self.parts,
             "not_measured": self.gone,
             "notes": self.notes,

@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -23,13 +23,15 @@ from tempfile import gettempdir
 import data
 import peers
 import psycopg
-from measure import Command, disk_usage
+from changes import measure_changes
+from measure import BenchFailed, Command, disk_usage
 from parts import half_queries, measure_parts, psql
 from report import markdown, tables
 from results import Results
 from rich.console import Console
 from stage import DATABASE, AuroraHere, Stage
 
+from aurora.errors import AuroraError
 from aurora.postgres.unprivileged import scratch_directory
 
 HERE = Path(__file__).resolve().parent
@@ -47,6 +49,7 @@ def main() -> int:
     parser.add_argument("--memory-at", type=float, default=0.0, metavar="GB",
                         help="also measure a full backup's memory at this size")  # fmt: skip
     parser.add_argument("--repetitions", type=int, default=2)
+    parser.add_argument("--seconds", type=int, default=60, help="that pgbench writes; default 60")
     parser.add_argument("--output", type=Path, help="where the reports go")
     options = parser.parse_args()
     if options.quick:
@@ -65,6 +68,12 @@ def main() -> int:
             _restores(stage, results, options.repetitions)
             measure_parts(stage, results, int(results.database["copy_text_bytes"]))
             peers.measure_peers(stage, results, options.repetitions)
+            if shutil.which("pgbackrest"):
+                seconds = 5 if options.quick else options.seconds
+                _guarded(results, "the change log", partial(measure_changes, stage, results,
+                         seconds, options.repetitions))  # fmt: skip
+            else:
+                results.missing("the change log", "pgbackrest is not installed")
             if options.memory_at:
                 _memory(stage, results, options.gigabytes, options.memory_at)
     console.print(*tables(results), sep="\n")
@@ -153,6 +162,14 @@ def _backups(stage: Stage, results: Results, number: int) -> None:
     both = AuroraHere(stage, "both").begin(secondary=True)
     results.attempt("replicated", lambda: both.run(["backup", "create"]))
     both.remove()
+
+
+def _guarded(results: Results, name: str, measure: Callable[[], None]) -> None:
+    try:
+        measure()
+    except (BenchFailed, AuroraError, psycopg.Error, OSError) as error:
+        results.failed = True
+        results.missing(name, f"it failed here: {error}")
 
 
 def _restores(stage: Stage, results: Results, repetitions: int) -> None:

@@ -1,6 +1,7 @@
 """The stage of a benchmark: a server of its own, the database on it, and Aurora beside it."""
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -128,16 +129,19 @@ class AuroraHere:
         """Remove the repositories, if there are any."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def words(self, *args: str) -> list[str]:
+        """The command line of one command."""
+        program = Path(sys.executable).with_name("aurora")
+        return [str(program), "--config", str(self.directory / "aurora.toml"), *args]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, **self.stage.env}
+
     def run(self, args: Sequence[str]) -> Run:
         """One command with --json: its summary as ``facts``, and its phases."""
         watched = _Watched(self.stage)
-        command = Command(
-            [
-                str(Path(sys.executable).with_name("aurora")),
-                "--config", str(self.directory / "aurora.toml"), *args, "--json",
-            ],
-            env=self.stage.env, watch=watched,
-        )  # fmt: skip
+        command = Command(self.words(*args, "--json"), env=self.stage.env, watch=watched)
         run = self.stage.run(command)
         run.facts, run.phases = watched.summary, watched.phases
         return run

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         restore_point,
         restore_table,
         status,
+        stream,
         verify_backup,
     )
     from aurora.engines.logical.targets import Target
@@ -43,6 +44,7 @@ __all__ = [
     "restore_point",
     "restore_table",
     "status",
+    "stream",
     "verify_backup",
 ]
 

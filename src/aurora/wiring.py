@@ -19,6 +19,7 @@ from aurora.errors import AuroraError, UsageError, WrongKey
 from aurora.events import EventSink, Warned, discard
 from aurora.operations.configuration import StorageDraft
 from aurora.operations.init import Options
+from aurora.operations.objects import SourceObjects
 from aurora.postgres.conninfo import ConnInfo, needs_password
 from aurora.repository.door import ClosedRepository, Repository
 from aurora.repository.keys import Passphrase, RecoveryCode, Secret
@@ -28,6 +29,7 @@ from aurora.repository.sealed_door import SealedRepository
 from aurora.storage.addresses import parse_address
 from aurora.storage.base import Buffer, ObjectInfo, Storage
 from aurora.storage.open import Patience, open_storage
+from aurora.storage.supabase_rest import SupabaseRest
 
 DEFAULT_CONFIG = Path("aurora.toml")
 Place = Literal["primary", "secondary"]
@@ -114,6 +116,50 @@ class Aurora:
         """The same as a libpq string. It holds the password: never show it."""
         return self.source().dsn()
 
+    def source_objects(self) -> SourceObjects:
+        """Whether and how the objects of the source's Storage are backed up.
+
+        Without a key the run goes on and says what the backup lacks. Raises UsageError.
+        """
+        settings = self.settings.objects
+        return SourceObjects(
+            wanted=settings.include,
+            client=self._project_storage("source") if settings.include else None,
+            jobs=settings.jobs,
+            max_rate=settings.max_rate,
+            skip=settings.skip,
+        )
+
+    def target_storage(self, target: str | None) -> SupabaseRest | None:
+        """The Storage that objects are restored to; None where no key of it is known.
+
+        *target* is the connection string given for the restore; None means the source.
+        """
+        found = self._project_storage("target", target)
+        return self._project_storage("source") if found is None and target is None else found
+
+    def _project_storage(
+        self, side: Literal["source", "target"], dsn: str | None = None
+    ) -> SupabaseRest | None:
+        settings = self.settings.source if side == "source" else self.settings.target
+        prefix = f"AURORA_{side.upper()}_STORAGE_KEY"
+        reference = reference_from_environment(prefix) or settings.storage_key
+        if reference is None:
+            return None
+        url = settings.storage_url
+        if not url and (dsn or side == "source"):
+            url = project_reference(ConnInfo.parse(dsn) if dsn else self._source_as_written())
+        if not url and side == "target":
+            url = self.settings.source.storage_url
+        if not url:
+            raise UsageError(
+                f"a key of the {side}'s Storage is given, and not whose it is",
+                hint=f"Set storage_url under [{side}] in aurora.toml to the project's URL, or "
+                f"AURORA_{side.upper()}_STORAGE_URL.",
+            )
+        key = reference.resolve(f"the key of the {side}'s Storage", base=self.settings.base)
+        return SupabaseRest(url, key, connections=self.settings.objects.jobs + 2)
+
     def passphrase(self, place: Place) -> str:
         """The passphrase of a storage's repository, asked for at most once. Raises UsageError."""
         with self._lock:
@@ -136,7 +182,11 @@ class Aurora:
     def secret_files(self) -> list[Path]:
         """The files that hold secrets, as far as this configuration refers to files."""
         references: list[SecretRef | str | None] = [
-            reference_from_environment("AURORA_SOURCE_PASSWORD") or self.settings.source.password
+            reference_from_environment("AURORA_SOURCE_PASSWORD") or self.settings.source.password,
+            reference_from_environment("AURORA_SOURCE_STORAGE_KEY")
+            or self.settings.source.storage_key,
+            reference_from_environment("AURORA_TARGET_STORAGE_KEY")
+            or self.settings.target.storage_key,
         ]
         storages: dict[Place, StorageSettings | None] = {
             "primary": self.settings.primary,
@@ -147,6 +197,7 @@ class Aurora:
                 outside = reference_from_environment(f"{_PREFIX[place]}_PASSPHRASE")
                 references.append(outside or storage.passphrase)
                 references += credential_references(place, storage).values()
+                references += collector_references(place, storage).values()
         return [
             Path(self.settings.base, Path(reference.file).expanduser())
             for reference in references
@@ -166,6 +217,35 @@ class Aurora:
                     sink=self._sink,
                 )
             return self._storages[place]
+
+    def open_for_collecting(self, place: Place) -> Repository:
+        """The repository on *place* by the credentials that may delete, where there are such.
+
+        A manifest that is damaged on the primary is read from the secondary. Raises as
+        :meth:`open_primary`.
+        """
+        storage = self._collector_storage(place)
+        if place == "secondary":
+            with self._naming("secondary"):
+                view = MirrorView.open(storage, self.secret("secondary"))
+            return Repository.open(view, self.secret("primary"))
+        fallback = Later(self._secondary_unasked) if self.has_secondary else None
+        with self._naming("primary"):
+            return Repository.open(storage, self.secret("primary"), fallback=fallback)
+
+    def _collector_storage(self, place: Place) -> Storage:
+        settings = self._storage_settings(place)
+        references = collector_references(place, settings)
+        credentials = self._resolved(references, f"{place}.collector_credentials")
+        if not credentials:
+            return self.storage(place)
+        return open_storage(
+            settings.url,
+            credentials,
+            base_directory=self.settings.base,
+            patience=self._patience,
+            sink=self._sink,
+        )
 
     def open_for_reading(self, place: str, *, sink: EventSink = discard) -> Repository:
         """The repository to list, verify and restore from.
@@ -325,11 +405,14 @@ class Aurora:
         return settings
 
     def _credentials(self, place: Place, settings: StorageSettings) -> dict[str, str]:
+        return self._resolved(credential_references(place, settings), f"{place}.credentials")
+
+    def _resolved(self, references: Mapping[str, SecretRef | str], table: str) -> dict[str, str]:
         return {
-            key: value.resolve(f"[{place}.credentials] {key}", base=self.settings.base, lines=True)
+            key: value.resolve(f"[{table}] {key}", base=self.settings.base, lines=True)
             if isinstance(value, SecretRef)
             else value
-            for key, value in credential_references(place, settings).items()
+            for key, value in references.items()
         }
 
 
@@ -377,21 +460,34 @@ def default_label(info: ConnInfo) -> str:
 
     Every Supabase database is called postgres, which tells no two apart.
     """
+    return slug(project_reference(info) or info.dbname)
+
+
+def project_reference(info: ConnInfo) -> str:
+    """The reference of the hosted Supabase project that *info* leads to; "" for others."""
     options = info.settled().options
     for pattern, value in _PROJECT:
         if found := re.search(pattern, options.get(value, "")):
-            return slug(found[1])
-    return slug(info.dbname)
+            return found[1]
+    return ""
 
 
 def credential_references(place: Place, settings: StorageSettings) -> dict[str, SecretRef | str]:
     """Where a storage's credentials are: ``AURORA_PRIMARY_ACCESS_KEY_ID`` … over the file."""
-    outside = {
+    return {**settings.credentials, **_from_outside(f"AURORA_{place}")}
+
+
+def collector_references(place: Place, settings: StorageSettings) -> dict[str, SecretRef | str]:
+    """Those that may delete: ``AURORA_PRIMARY_COLLECTOR_ACCESS_KEY_ID`` … over the file."""
+    return {**settings.collector_credentials, **_from_outside(f"AURORA_{place}_COLLECTOR")}
+
+
+def _from_outside(prefix: str) -> dict[str, SecretRef | str]:
+    return {
         key: reference
         for key in CREDENTIALS
-        if (reference := reference_from_environment(f"AURORA_{place}_{key}".upper()))
+        if (reference := reference_from_environment(f"{prefix}_{key}".upper()))
     }
-    return {**settings.credentials, **outside}
 
 
 def address_from_here(url: str, config: Path) -> str:

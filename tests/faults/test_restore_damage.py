@@ -181,7 +181,8 @@ def test_loss_on_the_secondary(aurora: Aurora, workplace: Workplace, kind: str) 
     stored = aurora.open_secondary_view().stored_name(victim)
     (workplace.directory / "b" / stored).unlink()
     if kind == "keys":  # a lost slot comes back by the mirror run
-        assert api.replicate(aurora).copied_objects == 1
+        assert api.replicate(aurora).copied_objects >= 1  # with records of the audit trail
+        assert (workplace.directory / "b" / stored).is_file()
         assert api.verify_backup(aurora, "latest", storage="secondary").report.ok
         return
     if kind != "config":

@@ -99,8 +99,8 @@ def test_a_table_dropped_between_listing_and_locking(stand: Stand) -> None:
             eventually(lambda: waiting(stand.dsn))
             other.commit()
         assert raised == []
-    body = stand.project.opened().body
-    assert "passing" not in {table.name for table in body.snapshot.tables}
+    snapshot = stand.project.opened().snapshot
+    assert "passing" not in {table.name for table in snapshot.tables}
     stand.all_is_well()
 
 

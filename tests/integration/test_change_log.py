@@ -195,6 +195,7 @@ def test_an_incremental_holds_what_changed(
     assert (log.base, log.parent) == (first.backup_id, first.backup_id)
     assert log.from_lsn == first.log.to_lsn
     assert body.partial
+    assert body.snapshot is not None
     names = {table.oid: table.name for table in body.snapshot.tables}
     assert {names[int(oid)] for oid in log.keyed} == {name.split(".")[1].strip('"').replace(
         '""', '"') for name in STREAMED}  # fmt: skip

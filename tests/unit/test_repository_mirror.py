@@ -98,7 +98,7 @@ def test_nothing_of_the_primary_shows() -> None:
         assert name.rpartition("/")[2].encode() not in stored or name == "config"
     assert ClosedRepository(primary).repository_id.hex().encode() not in stored
     assert {name.partition("/")[0] for name in secondary.objects} == {
-        "config", "keys", "outer", "primary", "sessions", "chunks", "backups", "refs",
+        "config", "keys", "outer", "primary", "sessions", "chunks", "backups", "refs", "leases",
     }  # fmt: skip
 
 

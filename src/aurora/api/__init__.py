@@ -24,12 +24,15 @@ from aurora.api.backups import (
 from aurora.api.changelog import mark_point, prepare_source, transactions
 from aurora.api.common import reports_directory
 from aurora.api.incidents import (
+    assess,
     incident_records,
     plan_resume_writes,
     plan_stop_writes,
+    recovery_point,
     resume_writes,
     start_incident,
     stop_writes,
+    touches,
 )
 from aurora.api.keys import (
     add_key,
@@ -39,6 +42,7 @@ from aurora.api.keys import (
     remove_key,
     rotate_key,
 )
+from aurora.api.objects import restore_objects, save_object
 from aurora.api.overview import status
 from aurora.api.restores import (
     plan_point,
@@ -49,42 +53,65 @@ from aurora.api.restores import (
     restore_point,
     restore_table,
 )
+from aurora.api.retention import (
+    hold_backup,
+    plan_prune,
+    prune,
+    prune_places,
+    release_backup,
+    run_prune,
+    undelete_backup,
+)
+from aurora.api.streaming import stream
 from aurora.repository.sealed import new_identity
 
 __all__ = [
     "add_key",
+    "assess",
     "audit_entries",
     "audit_entry",
     "create_backup",
     "heal_backups",
+    "hold_backup",
     "incident_records",
     "list_backups",
     "list_keys",
     "mark_point",
     "new_identity",
     "plan_point",
+    "plan_prune",
     "plan_restore",
     "plan_resume_writes",
     "plan_stop_writes",
     "plan_table",
     "prepare_source",
     "prove_key",
+    "prune",
+    "prune_places",
     "record",
     "recorded",
+    "recovery_point",
     "recovery_sheet_of",
+    "release_backup",
     "remove_key",
     "replicate",
     "reports_directory",
     "restore",
+    "restore_objects",
     "restore_options",
     "restore_point",
     "restore_table",
     "resume_writes",
     "rotate_key",
+    "run_prune",
+    "save_object",
     "start_incident",
     "status",
     "stop_writes",
+    "stream",
+    "touches",
     "transactions",
+    "undelete_backup",
     "verify_all",
     "verify_audit",
     "verify_backup",

@@ -6,6 +6,7 @@ from pathlib import Path
 from aurora import clock
 from aurora.api.audit import recorded
 from aurora.api.common import backup_options, memory_of, secondary_view, state_directory
+from aurora.api.retention import policy_of
 from aurora.errors import UsageError
 from aurora.events import EventSink, discard
 from aurora.operations import incremental
@@ -18,7 +19,7 @@ from aurora.operations.verify import Healed, Verified
 from aurora.repository import mirror
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
-from aurora.repository.ids import SEALED
+from aurora.repository.ids import SEALED, STREAM
 from aurora.repository.mirror import ReplicationReport
 from aurora.repository.verify import Level, VerifyReport, verify
 from aurora.wiring import Aurora
@@ -71,7 +72,7 @@ def create_backup(
         )
         memory.remember(repository, repository.resolve(report.backup_id, aurora.database))
         note.facts |= report.document()
-        note.outcome = "incomplete" if report.replicated is False else note.outcome
+        note.outcome = note.outcome if report.is_complete else "incomplete"
     return report
 
 
@@ -82,9 +83,10 @@ def list_backups(
     all_databases: bool = False,
     sink: EventSink = discard,
 ) -> list[BackupEntry]:
-    """The backups on a storage, oldest first."""
+    """The backups on a storage, oldest first, without the pieces of log that a stream stored."""
     repository = aurora.open_for_reading(storage, sink=sink)
-    return repository.backups(None if all_databases else aurora.database)
+    found = repository.backups(None if all_databases else aurora.database)
+    return [entry for entry in found if entry.type != STREAM]
 
 
 def replicate(aurora: Aurora, *, sink: EventSink = discard) -> ReplicationReport:
@@ -212,8 +214,9 @@ def heal_backups(aurora: Aurora, backup_id: str, *, sink: EventSink = discard) -
     view = secondary_view(aurora)
     with recorded(aurora, "run", "backup heal", sink, backup=backup_id) as note:
         reports = verify_operation.heal_backups(
-            aurora.storage("primary"), view, backup_id, aurora.database, sink=sink
-        )
+            aurora.storage("primary"), view, backup_id, aurora.database,
+            policy=policy_of(aurora, "primary"), sink=sink,
+        )  # fmt: skip
         note.facts |= {
             "backups": [one.backup_id for one in reports],
             "primary": [name for one in reports for name in one.primary],

@@ -16,6 +16,7 @@ def prepare_source(
     *,
     undo: bool = False,
     failover: bool = False,
+    ddl_markers: bool = False,
     confirm: Callable[[PreparePlan], None] | None = None,
     sink: EventSink = discard,
 ) -> PreparePlan:
@@ -31,7 +32,11 @@ def prepare_source(
         plan = source_operation.plan_undo(dsn, aurora.database)
     else:
         plan = source_operation.plan_prepare(
-            dsn, aurora.database, skip=aurora.settings.backup.skip, failover=failover
+            dsn,
+            aurora.database,
+            skip=aurora.settings.backup.skip,
+            failover=failover,
+            ddl_markers=ddl_markers,
         )
     if confirm is not None:
         confirm(plan)

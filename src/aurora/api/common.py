@@ -11,6 +11,7 @@ from aurora.operations import backup as backup_operation
 from aurora.operations.backup import BackupOptions
 from aurora.operations.content import Backup, Readable
 from aurora.operations.memory import Memory
+from aurora.operations.objects import SourceObjects
 from aurora.operations.reports import RestoreReport, write_report
 from aurora.repository import mirror
 from aurora.repository.door import Repository
@@ -34,6 +35,7 @@ def backup_options(
     skip: Sequence[str] = (),
     accept_new_source: bool = False,
     distrusted: frozenset[str] = frozenset(),
+    objects: bool = True,
     chunk_bytes: int | None = None,
 ) -> BackupOptions:
     settings = aurora.settings.backup
@@ -46,6 +48,7 @@ def backup_options(
         skip=(*settings.skip, *skip),
         accept_new_source=accept_new_source,
         distrusted=distrusted,
+        objects=aurora.source_objects() if objects else SourceObjects(),
     )
 
 
@@ -86,7 +89,12 @@ def back_up_first(
 ) -> str:
     """Back up what is about to be replaced; the backup's id. Never ``latest``."""
     options = replace(
-        backup_options(aurora, accept_new_source=True, distrusted=memory_of(aurora).distrusted()),
+        backup_options(
+            aurora,
+            accept_new_source=True,
+            distrusted=memory_of(aurora).distrusted(),
+            objects=False,  # nothing of the Storage is replaced
+        ),
         database=aurora.safety_database(dsn, name),
         type=SAFETY,
         skip=(),

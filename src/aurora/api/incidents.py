@@ -1,16 +1,35 @@
 """The emergency workflow. Each step works on the newest open incident unless one is named."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from aurora import clock
+from aurora.api.audit import record, recorded
+from aurora.api.common import backup_options, memory_of
 from aurora.engines.logical.slot import LogNames
-from aurora.errors import IntegrityError, RepositoryError, StorageError, WrongKey
+from aurora.engines.logical.targets import Target
+from aurora.errors import (
+    AuroraError,
+    IntegrityError,
+    RepositoryError,
+    StorageError,
+    UsageError,
+    WrongKey,
+)
 from aurora.events import EventSink, Warned, discard
+from aurora.operations.incident import assess as assess_operation
 from aurora.operations.incident import resume, stop, writes
+from aurora.operations.incident.assess import Assessment, Question
+from aurora.operations.incident.detector import Limits
+from aurora.operations.incident.proposal import Proposal, propose
 from aurora.operations.incident.record import Incident, Incidents, new_id, whoami
 from aurora.operations.incident.undo import Sign
+from aurora.operations.incremental import create_incremental
+from aurora.repository.door import Repository
 from aurora.wiring import Aurora
 
 
@@ -64,9 +83,22 @@ def stop_writes(
         )
     with book.held(found) as held:
         report = writes.record_stop(
-            book, held, plan, by=who, sign=sign, keep_copy=lambda _: None, sink=sink
-        )
+            book, held, plan, by=who, sign=sign, sink=sink,
+            keep_copy=lambda path: _keep_copy(aurora, held, path, sink),
+        )  # fmt: skip
         return held, report
+
+
+def _keep_copy(aurora: Aurora, found: Incident, path: Path, sink: EventSink) -> None:
+    """The undo file in the audit trail too: this machine may be lost. It holds no secret."""
+    repository: Repository | None = None
+    # Where it does not open, the record waits in the spool.
+    with contextlib.suppress(StorageError, IntegrityError, RepositoryError):
+        repository = aurora.open_primary()
+    record(
+        aurora, repository, "incident", "ok", {"incident": found.id, "title": found.title},
+        operation="incident stop-writes", attachments={path.name: path.read_text()}, sink=sink,
+    )  # fmt: skip
 
 
 def _stop_plan(
@@ -132,6 +164,153 @@ def resume_writes(
     book = incident_records(aurora)
     with book.held(found) as held:
         return held, writes.record_resume(book, held, plan, by=by or whoami(), sink=sink)
+
+
+def assess(
+    aurora: Aurora,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    table: str = "",
+    refresh: bool = True,
+    incident: str | None = None,
+    storage: str = "primary",
+    by: str = "",
+    sink: EventSink = discard,
+) -> Assessment:
+    """Rank the suspicious transactions of the change log, for the open incident's record.
+
+    Args:
+        refresh: bring the log up to now first, where the source has one.
+    """
+    if refresh:
+        refresh_log(aurora, sink)
+    repository = aurora.open_for_reading(storage, sink=sink)
+    question = Question(since, until, table, limits(aurora))
+    found = assess_operation.assess(repository, aurora.database, question, sink=sink)
+    if (entry := _entered(aurora, incident)) is not None:
+        book, chosen = entry
+        with book.held(chosen) as held:
+            held.assessment = found.document()
+            worst = found.suspicions[0] if found.suspicions else None
+            told = f"{worst.severity}: {worst.reasons[0]} (xid {worst.xid})" if worst else (
+                "nothing suspicious found"
+            )  # fmt: skip
+            held.note("assess", told, by=by or whoami(), transactions=found.transactions)
+            book.save(held)
+    return found
+
+
+def touches(
+    aurora: Aurora,
+    table: str,
+    key: str,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    refresh: bool = True,
+    storage: str = "primary",
+    sink: EventSink = discard,
+) -> list[assess_operation.Touch]:
+    """The transactions that touched one row, oldest first."""
+    if refresh:
+        refresh_log(aurora, sink)
+    repository = aurora.open_for_reading(storage, sink=sink)
+    asked = Question(since, until, table, limits(aurora))
+    return assess_operation.touches(repository, aurora.database, table, key, asked, sink=sink)
+
+
+def recovery_point(
+    aurora: Aurora,
+    target: Target | None = None,
+    *,
+    bad: Sequence[int] = (),
+    incident: str | None = None,
+    storage: str = "primary",
+    by: str = "",
+    sink: EventSink = discard,
+) -> Proposal:
+    """The point to recover to; by default just before the most suspicious transaction.
+
+    Args:
+        bad: xids of the transactions that did the damage; the most suspicious by default.
+    """
+    entry = _entered(aurora, incident)
+    repository = aurora.open_for_reading(storage, sink=sink)
+    suspicion = _worst(entry[1] if entry else None, target)
+    if target is None:
+        if suspicion is None:
+            raise UsageError(
+                "no transaction is under suspicion",
+                hint="Run `aurora incident assess`, or name the point: --before-xid, --lsn, --at.",
+            )
+        target = Target(before_xid=int(suspicion["xid"]))
+    if not bad and suspicion is not None:
+        bad = assess_operation.xids_of(repository, aurora.database, suspicion, sink=sink)
+    elif not bad and target.before_xid is not None:
+        bad = [target.before_xid]
+    found = propose(
+        repository, aurora.database, target, bad=bad, dsn=aurora.source_dsn(), sink=sink
+    )
+    if entry is not None:
+        book, chosen = entry
+        with book.held(chosen) as held:
+            held.point = found.document()
+            held.note("recovery-point", f"{found.target}: {found.why}", by=by or whoami())
+            book.save(held)
+    return found
+
+
+def _worst(found: Incident | None, target: Target | None) -> dict[str, Any] | None:
+    """The suspicion that *target* is about; without a target the first of the record."""
+    known = found.assessment.get("suspicions", []) if found else []
+    if target is None:
+        return known[0] if known else None
+    return next((one for one in known if one["xid"] == target.before_xid), None)
+
+
+def limits(aurora: Aurora) -> Limits:
+    """From when on a change is suspicious, by the settings."""
+    settings = aurora.settings.incident
+    return Limits(
+        rows=settings.deleted_rows,
+        share=settings.deleted_share,
+        canaries=frozenset(settings.canaries),
+    )
+
+
+def refresh_log(aurora: Aurora, sink: EventSink) -> bool:
+    """Bring the change log in the repository up to now; False, with a warning, if it cannot be."""
+    try:
+        with recorded(aurora, "run", "incident assess", sink) as note:
+            repository = aurora.open_primary()
+            note.repository = repository
+            memory = memory_of(aurora)
+            memory.check(repository, aurora.database)
+            options = backup_options(aurora, distrusted=memory.distrusted())
+            report = create_incremental(
+                aurora.source_dsn(), repository, options, open_mirror=None, sink=sink,
+                or_full=False,
+            )  # fmt: skip
+            memory.remember(repository, repository.resolve(report.backup_id, aurora.database))
+            note.facts |= {"backup": report.backup_id}
+    except AuroraError as error:
+        sink(
+            Warned(
+                "log-not-refreshed",
+                f"the change log was not brought up to now: {error.message}",
+                "What came after its end is not seen.",
+            )
+        )
+        return False
+    return True
+
+
+def _entered(aurora: Aurora, incident: str | None) -> tuple[Incidents, Incident] | None:
+    """The incident to write into: the named or the newest open one, or none."""
+    book = incident_records(aurora)
+    found = book.find(incident) if incident else book.current()
+    return (book, found) if found is not None else None
 
 
 def signer(aurora: Aurora, sink: EventSink) -> Sign | None:

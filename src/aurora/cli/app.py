@@ -17,6 +17,7 @@ from aurora.cli.notify import notify
 from aurora.cli.run import run
 from aurora.cli.schedule import schedule
 from aurora.cli.source import source
+from aurora.cli.stream import stream
 from aurora.errors import Cancelled, UsageError
 from aurora.version import __version__
 
@@ -35,6 +36,7 @@ app.add_typer(backup, name="backup", help="Create, list, verify, heal and restor
 app.add_typer(schedule, name="schedule", help="What is due when; units for other schedulers.")
 app.add_typer(notify, name="notify", help="Notices and pings: try them, edit their templates.")
 app.add_typer(source, name="source", help="Prepare the source for incremental backups.")
+app.command("stream", short_help="Store every change as it is committed.")(stream)
 app.add_typer(key, name="key", help="Key slots, recovery sheet, identities.")
 app.add_typer(audit, name="audit", help="What was done with the backups, and is the record whole?")
 app.add_typer(log, name="log", help="Look into the change log of incremental backups.")

@@ -7,11 +7,12 @@ import typer
 
 from aurora import api, clock
 from aurora.cli import context as run
-from aurora.cli import mark, recover, restore, status, verify
+from aurora.cli import mark, objects, prune, recover, restore, status, verify
 from aurora.cli.render import surface, table
 from aurora.errors import Incomplete
 from aurora.operations.backup import BackupReport
 from aurora.operations.incremental import described
+from aurora.operations.objects import ObjectsReport
 from aurora.repository.catalog import BackupEntry
 from aurora.units import format_count, format_duration, format_size
 
@@ -19,10 +20,16 @@ backup = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 backup.command("status")(status.status)
 backup.command("verify")(verify.verify)
 backup.command("heal")(verify.heal)
+backup.command("prune")(prune.prune)
+backup.command("hold")(prune.hold)
+backup.command("release")(prune.release)
+backup.command("undelete")(prune.undelete)
 backup.command("restore")(restore.restore)
 backup.command("restore-full")(restore.restore_full)
 backup.command("restore-table")(restore.restore_table)
 backup.command("restore-point")(recover.restore_point)
+backup.command("restore-object")(objects.restore_object)
+backup.command("restore-bucket")(objects.restore_bucket)
 backup.command("mark")(mark.mark)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
@@ -48,7 +55,8 @@ def create(
 ) -> None:
     """Back up the source to the primary storage, then bring the secondary up to date.
 
-    Exit code 0: on both storages. 3: complete on the primary, not on the secondary.
+    Exit code 0: all of it on both storages. 3: made, but not on the secondary, or without
+    some object of the project's Storage; what is lacking is told.
     """
     with surface(json) as shown:
         aurora = run.load(context, {"backup": {"jobs": jobs}}, sink=shown.sink)
@@ -60,7 +68,7 @@ def create(
             sink=shown.sink,
         )
         shown.summary({"operation": "backup create", **report.document()}, _created(report))
-    if report.replicated is False:
+    if not report.is_complete:
         raise typer.Exit(Incomplete.exit_code)
 
 
@@ -75,6 +83,7 @@ def _created(report: BackupReport) -> list[str]:
     return [
         *([f"a full, not an incremental: {report.reason}"] if report.reason else []),
         *([log] if log else []),
+        *([_objects(report.objects)] if report.objects else []),
         f"read {format_size(report.bytes_read)} ({format_count(report.rows)} rows of "
         f"{format_count(report.tables)} tables) at {format_size(round(rate))}/s, "
         f"new {format_size(report.bytes_new)}, stored {format_size(report.bytes_stored)}; "
@@ -82,6 +91,19 @@ def _created(report: BackupReport) -> list[str]:
         f"backup {report.backup_id} {where} in {format_duration(report.seconds)}, "
         f"state of {report.snapshot_at}",
     ]
+
+
+def _objects(report: ObjectsReport) -> str:
+    if report.left_out:
+        return f"NOT in the backup: {report.left_out}"
+    bad = [
+        *([f"{format_count(report.lost)} could not be read"] if report.lost else []),
+        *([f"{format_count(report.newer)} newer than the snapshot"] if report.newer else []),
+    ]
+    return (
+        f"Storage: {format_count(report.objects)} objects ({format_size(report.bytes)}), "
+        f"{format_count(report.read)} of them read" + (f"; {', '.join(bad)}" if bad else "")
+    )
 
 
 @backup.command("list")

@@ -7,12 +7,17 @@ import typer
 
 from aurora import api
 from aurora.cli import context as run
+from aurora.cli.moments import At, BeforeXid, Lsn, Name, Xid, named_target
 from aurora.cli.prompts import confirm, confirm_by_typing
 from aurora.cli.render import Surface, plan, surface, table
+from aurora.clock import isoformat
+from aurora.engines.logical.targets import shown_lsn
 from aurora.errors import UsageError
 from aurora.operations.incident import resume, stop, writes
+from aurora.operations.incident.assess import Assessment, Touch
 from aurora.operations.incident.record import Incident
-from aurora.units import parse_duration, plural
+from aurora.operations.log import parse_time
+from aurora.units import format_count, parse_duration, plural
 
 incident = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -150,6 +155,93 @@ def resume_writes(
         shown.summary(writes.document(found, extra) if found else extra, resume.told(report))
 
 
+@incident.command("assess")
+def assess(
+    context: typer.Context,
+    since: Annotated[str | None, typer.Option("--from", help="From this time on.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="Up to this time.")] = None,
+    of_table: Annotated[str, typer.Option("--table", help="Only this schema.table.")] = "",
+    key: Annotated[
+        str | None, typer.Option(help="What touched the row with this key; needs --table.")
+    ] = None,
+    no_refresh: Annotated[
+        bool, typer.Option("--no-refresh", help="Do not bring the change log up to now first.")
+    ] = False,
+    which: Which = None,
+    storage: Annotated[str, typer.Option(help="Read from: primary or secondary.")] = "primary",
+    by: By = "",
+    json: Json = False,
+) -> None:
+    """Find what was lost or damaged: the suspicious transactions of the change log, ranked."""
+    with surface(json) as shown:
+        aurora = run.load(context)
+        when = (parse_time(since) if since else None, parse_time(until) if until else None)
+        if key is not None:
+            found = api.touches(
+                aurora, of_table, key, since=when[0], until=when[1], refresh=not no_refresh,
+                storage=storage, sink=shown.sink,
+            )  # fmt: skip
+            _show_touches(shown, of_table, key, found)
+            return
+        made = api.assess(
+            aurora, since=when[0], until=when[1], table=of_table, refresh=not no_refresh,
+            incident=which, storage=storage, by=by, sink=shown.sink,
+        )  # fmt: skip
+        shown.print(table(["", "at (UTC)", "xid", "LSN", "why"], _suspicious(made)))
+        for one in made.dropped:
+            shown.print(
+                f"dropped: {one.table}, {format_count(one.rows)} rows, between {one.after_at} "
+                f"({one.after}) and {one.before_at}"
+            )
+        lines = [f"{plural(made.transactions, 'transaction')} looked at, "
+                 f"{format_count(made.rows)} rows changed"]  # fmt: skip
+        if made.suspicions:
+            xid = made.suspicions[0].xid
+            lines.append(f"next: `aurora incident recovery-point --before-xid {xid}`")
+        else:
+            lines.append("nothing looks like an accident")
+        shown.summary({"operation": "incident assess", **made.document()}, lines)
+
+
+@incident.command("recovery-point")
+def recovery_point(
+    context: typer.Context,
+    at: At = None,
+    lsn: Lsn = None,
+    xid: Xid = None,
+    before_xid: BeforeXid = None,
+    name: Name = None,
+    bad_xid: Annotated[
+        list[int] | None,
+        typer.Option("--bad-xid", help="A transaction that did damage; may be repeated."),
+    ] = None,
+    which: Which = None,
+    storage: Annotated[str, typer.Option(help="Read from: primary or secondary.")] = "primary",
+    by: By = "",
+    json: Json = False,
+) -> None:
+    """Propose the exact point just before the damage, and say what going back would lose.
+
+    Without a target: just before the most suspicious transaction that `assess` found.
+    """
+    with surface(json) as shown:
+        target, notices = named_target(at, lsn, xid, before_xid, name)
+        found = api.recovery_point(
+            run.load(context), target, bad=bad_xid or (), incident=which, storage=storage, by=by,
+            sink=shown.sink,
+        )  # fmt: skip
+        shown.print(*notices, *plan("Recovery point", found.facts()))
+        shown.print(table(["table", "rows then", "rows now", "damage", "good since"], [
+            (one.table, _count(one.rows_then), _count(one.rows_now), one.damage, one.good_since)
+            for one in found.tables if one.changed
+        ]))  # fmt: skip
+        shown.summary(
+            {"operation": "incident recovery-point", **found.document()},
+            [f"the point is {found.target}, LSN {shown_lsn(found.lsn)} exclusive; next: `aurora "
+             "incident recover`"],
+        )  # fmt: skip
+
+
 @incident.command("status")
 def status(context: typer.Context, which: Which = None, json: Json = False) -> None:
     """Where an incident stands: its timeline, and whether writes are stopped."""
@@ -195,6 +287,42 @@ def _dry(shown: Surface, operation: str, document: dict[str, Any]) -> None:
     shown.summary(
         {"operation": operation, "dry_run": True, **document}, ["dry run: nothing was changed"]
     )
+
+
+def _suspicious(made: Assessment) -> list[tuple[str, str, str, str, str]]:
+    return [
+        (
+            one.severity,
+            isoformat(one.at)[:23],
+            str(one.xid) if one.transactions == 1 else f"{one.xid} … {one.last_xid}",
+            shown_lsn(one.lsn),
+            "; ".join(one.reasons),
+        )
+        for one in made.suspicions[:10]
+    ]
+
+
+def _show_touches(shown: Surface, of_table: str, key: str, found: list[Touch]) -> None:
+    rows = [
+        (isoformat(one.at), str(one.xid), shown_lsn(one.lsn), one.what,
+         ", ".join(f"{name}={value}" for name, value in one.values.items())[:200])
+        for one in found
+    ]  # fmt: skip
+    shown.print(table(["at (UTC)", "xid", "LSN", "what", "row"], rows))
+    told = f"{plural(len(found), 'change')} of {of_table} {key}"
+    shown.summary(
+        {
+            "operation": "incident assess",
+            "table": of_table,
+            "key": key,
+            "touches": [one.document() for one in found],
+        },
+        [f"{told}; the last: {found[-1].what} by xid {found[-1].xid}" if found else told],
+    )
+
+
+def _count(number: int | None) -> str:
+    return "?" if number is None else format_count(number)
 
 
 def _seconds(option: str, text: str) -> float:

@@ -26,6 +26,10 @@ def prepare(
     failover: Annotated[
         bool, typer.Option("--failover", help="Let the slot follow to a standby (17 and later).")
     ] = False,
+    ddl_markers: Annotated[
+        bool,
+        typer.Option("--ddl-markers", help="Also event triggers that mark each schema change."),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
@@ -39,6 +43,7 @@ def prepare(
             aurora,
             undo=undo,
             failover=failover,
+            ddl_markers=ddl_markers,
             confirm=lambda chosen: _confirm(shown, chosen, undo=undo, yes=yes),
             sink=shown.sink,
         )

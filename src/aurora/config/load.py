@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from aurora.config.secrets import SecretRef
@@ -22,7 +22,14 @@ from aurora.postgres.conninfo import ConnInfo
 
 Overrides = Mapping[str, Mapping[str, Any]]
 
-_SECRET_VARIABLES = frozenset({"password", "passphrase", "recovery_code", *CREDENTIALS})
+COLLECTOR = "collector_"
+_SECRET_VARIABLES = frozenset(
+    {
+        *("password", "passphrase", "recovery_code", "storage_key"),
+        *CREDENTIALS,
+        *(COLLECTOR + name for name in CREDENTIALS),
+    }
+)
 _SECRET_WORDS = ("secret", "password", "passphrase", "token", "key", "credential")
 _PLAIN_CREDENTIALS = frozenset({"access_key_id", "account_name", "client_id", "tenant_id"})
 _BY_REFERENCE = 'Refer to it instead: {env = "NAME"}, {file = "PATH"} or {command = "PROGRAM"}.'
@@ -108,6 +115,10 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, dict[str, Any]]
         if field.removesuffix("_file").removesuffix("_command") in _SECRET_VARIABLES:
             continue
         plain = [name for name in SECTIONS[section].model_fields if not _is_secret(section, name)]
+        table, _, inner = field.partition("_")
+        if inner in _fields_within(section, table):
+            found.setdefault(section, {}).setdefault(table, {})[inner] = value
+            continue
         if field not in plain:
             nearest = difflib.get_close_matches(field, plain, 1, 0.5)
             raise UsageError(
@@ -118,6 +129,13 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, dict[str, Any]]
             )
         found.setdefault(section, {})[field] = value
     return found
+
+
+def _fields_within(section: str, table: str) -> list[str]:
+    """The fields of a table inside of a section, as ``[retention.secondary]`` is."""
+    field = SECTIONS[section].model_fields.get(table)
+    kind = field.annotation if field else None
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
 
 
 def _is_secret(section: str, field: str) -> bool:
@@ -133,7 +151,7 @@ def _refuse_secrets(written: Mapping[str, Any], path: Path | None) -> None:
 
 def _secret_in(name: str, section: Mapping[str, Any]) -> str | None:
     """Where a section of the file holds a secret itself, for people."""
-    for field in ("password", "passphrase"):
+    for field in ("password", "passphrase", "storage_key"):
         if isinstance(section.get(field), str):
             return f"[{name}] {field}"
     if name == "source" and isinstance(dsn := section.get("dsn"), str) and dsn:
@@ -144,10 +162,11 @@ def _secret_in(name: str, section: Mapping[str, Any]) -> str | None:
         return f"a credential in [{name}] url"
     if found := _secret_address_in(name, section):
         return found
-    credentials = section.get("credentials")
-    for key, value in credentials.items() if isinstance(credentials, Mapping) else ():
-        if isinstance(value, str) and key not in _PLAIN_CREDENTIALS:
-            return f"[{name}.credentials] {key}"
+    for table in ("credentials", "collector_credentials"):
+        credentials = section.get(table)
+        for key, value in credentials.items() if isinstance(credentials, Mapping) else ():
+            if isinstance(value, str) and key not in _PLAIN_CREDENTIALS:
+                return f"[{name}.{table}] {key}"
     return None
 
 

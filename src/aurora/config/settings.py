@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aurora.config.secrets import SecretRef
@@ -64,6 +64,14 @@ class SourceSettings(_Section):
         description="label of the database in the repository; by default from its own name",
     )
     password: SecretRef | None = Field(default=None, description="where the source's password is")
+    storage_url: str = Field(
+        default="",
+        description="URL or reference of the Supabase project whose Storage belongs to the "
+        "source; by default the project that dsn names",
+    )
+    storage_key: SecretRef | None = Field(
+        default=None, description="where its service_role or secret key is"
+    )
 
     @field_validator("name")
     @classmethod
@@ -78,6 +86,10 @@ class StorageSettings(_Section):
     passphrase: SecretRef | None = Field(default=None, description="where its passphrase is")
     credentials: dict[str, SecretRef | str] = Field(
         default_factory=dict, description="the storage's credentials, each by reference"
+    )
+    collector_credentials: dict[str, SecretRef | str] = Field(
+        default_factory=dict,
+        description="other credentials, which may delete; those above need not then",
     )
     price: float | None = Field(
         default=None, ge=0, description="what it costs a GB (10^9 bytes) and month, in any currency"
@@ -100,6 +112,98 @@ class BackupSettings(_Section):
     )
 
 
+class StreamSettings(_Section):
+    interval: Duration = Field(
+        default=10.0, ge=0.1, le=3600, description="a change waits at most this long to be stored"
+    )
+    idle: Duration = Field(
+        default=300.0,
+        ge=1,
+        description="how often a position is stored while nothing changes",
+    )
+    max_wal: Size = Field(
+        default=5 << 30,
+        ge=64 << 20,
+        description="WAL that the slot may keep on the source; at 80 % it is given up",
+    )
+    new_slot: bool = Field(
+        default=True, description="make a slot that was lost anew, and a full with it"
+    )
+    settle: Duration = Field(
+        default=20.0, ge=0, description="rest after a schema change before the full that it needs"
+    )
+
+
+class SecondaryRetention(_Section):
+    """How long the secondary keeps backups: by default twice as long as the primary."""
+
+    incremental: Duration | None = None
+    full: Duration | None = None
+    sealed: Duration | None = None
+    safety: Duration | None = None
+    window: Duration | None = None
+
+
+class RetentionSettings(_Section):
+    """How long backups are kept. Only time counts, by the storage's clock."""
+
+    incremental: Duration = Field(default=24 * 3600.0, ge=0, description="incrementals")
+    full: Duration = Field(default=7 * 86400.0, ge=0, description="fulls")
+    sealed: Duration = Field(default=30 * 86400.0, ge=0, description="sealed backups")
+    safety: Duration = Field(default=7 * 86400.0, ge=0, description="safety backups of restores")
+    window: Duration = Field(
+        default=24 * 3600.0, ge=0, description="how far back every point stays recoverable"
+    )
+    undelete: Duration = Field(
+        default=48 * 3600.0, ge=48 * 3600, description="how long a removed backup can be had back"
+    )
+    secondary: SecondaryRetention = Field(
+        default_factory=SecondaryRetention, description="the same for the secondary"
+    )
+
+    def of(self, place: str, field: str) -> float:
+        """How long *place* keeps a type of backup, in seconds."""
+        on_primary: float = getattr(self, field)
+        if place == "primary":
+            return on_primary
+        own: float | None = getattr(self.secondary, field)
+        return 2 * on_primary if own is None else own
+
+    @model_validator(mode="after")
+    def _secondary_is_no_shorter(self) -> "RetentionSettings":
+        for field in SecondaryRetention.model_fields:
+            if self.of("secondary", field) < getattr(self, field):
+                # What it let go would be copied there again from the primary, for ever.
+                raise ValueError(f"secondary.{field} is shorter than {field} on the primary")
+        return self
+
+
+class ObjectsSettings(_Section):
+    include: bool = Field(
+        default=True, description="whether the Storage's objects belong to a backup"
+    )
+    jobs: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=8, description="objects that are read or written side by side"
+    )
+    max_rate: Size | None = Field(
+        default=None, ge=1024, description="bytes a second that are read from the Storage at most"
+    )
+    skip: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
+        default=(), description="buckets that are left out: names, or patterns such as cache-*"
+    )
+
+
+class TargetSettings(_Section):
+    storage_url: str = Field(
+        default="",
+        description="URL or reference of the Supabase project whose Storage objects are "
+        "restored to; by default the project that --target names, or the source's",
+    )
+    storage_key: SecretRef | None = Field(
+        default=None, description="where its service_role or secret key is"
+    )
+
+
 class SealedSettings(_Section):
     recipients: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
         default=(), description="public keys (age1…, ssh-ed25519 …) that can open sealed backups"
@@ -118,6 +222,15 @@ class RestoreSettings(_Section):
 class IncidentSettings(_Section):
     reminder: Duration = Field(
         default=1800.0, description="how often to remind while writes are stopped; 0 never"
+    )
+    canaries: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
+        default=(), description="tables that nobody changes, schema.table each: a change is alarm"
+    )
+    deleted_rows: int = Field(
+        default=1000, ge=1, description="rows deleted at once from which on it is told"
+    )
+    deleted_share: float = Field(
+        default=0.2, gt=0, le=1, description="share of a table deleted at once, likewise"
     )
 
 
@@ -230,8 +343,12 @@ class Settings(BaseSettings):
     primary: StorageSettings = Field(default_factory=StorageSettings)
     secondary: StorageSettings | None = None
     backup: BackupSettings = Field(default_factory=BackupSettings)
+    stream: StreamSettings = Field(default_factory=StreamSettings)
     sealed: SealedSettings = Field(default_factory=SealedSettings)
     restore: RestoreSettings = Field(default_factory=RestoreSettings)
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
+    objects: ObjectsSettings = Field(default_factory=ObjectsSettings)
+    target: TargetSettings = Field(default_factory=TargetSettings)
     incident: IncidentSettings = Field(default_factory=IncidentSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     goals: GoalSettings = Field(default_factory=GoalSettings)
@@ -246,8 +363,12 @@ SECTIONS: dict[str, type[_Section]] = {
     "primary": StorageSettings,
     "secondary": StorageSettings,
     "backup": BackupSettings,
+    "stream": StreamSettings,
     "sealed": SealedSettings,
     "restore": RestoreSettings,
+    "retention": RetentionSettings,
+    "objects": ObjectsSettings,
+    "target": TargetSettings,
     "incident": IncidentSettings,
     "schedule": ScheduleSettings,
     "goals": GoalSettings,

@@ -268,7 +268,9 @@ class LogPart(msgspec.Struct, frozen=True, omit_defaults=True):
     to_lsn: int
     to_at: str  # the source's clock when to_lsn was read
     segments: tuple[Segment, ...] = ()
-    fingerprint: str = ""  # of the catalog under the backup's snapshot
+    fingerprint: str = ""  # of the catalog under the backup's snapshot; "": it was not looked at
+    snapshot: str = ""  # pg_current_snapshot() of that look, where there is no backup's
+    markers: str = ""  # the state of what marks schema changes, "" where nothing does
     keyed: dict[str, str] = {}
     unkeyed: tuple[int, ...] = ()
 

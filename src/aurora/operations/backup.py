@@ -14,9 +14,10 @@ from aurora.errors import AuroraError, IntegrityError, UnsupportedRepository
 from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded, Warned
 from aurora.operations.content import Backup, WriterStore, remembered_sums, write_body
 from aurora.operations.log_state import INCREMENTAL, Anchor
+from aurora.operations.objects import ObjectsReport, ObjectsRun, SourceObjects
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
-from aurora.repository.ids import SEALED, new_backup_id
+from aurora.repository.ids import SEALED, STREAM, new_backup_id
 from aurora.repository.mirror import MirrorView, replicate
 from aurora.repository.writer import WriterStats
 from aurora.version import __version__
@@ -37,6 +38,7 @@ class BackupOptions:
     label: str = ""
     only: frozenset[tuple[str, str]] | None = None  # rows of these (schema, table) alone
     distrusted: frozenset[str] = frozenset()  # objects found bad: not to be reused
+    objects: SourceObjects = field(default_factory=SourceObjects)  # of the project's Storage
 
 
 @dataclass(slots=True)
@@ -53,6 +55,7 @@ class LogReport:
     transactions: int = 0
     tables_streamed: int = 0
     tables_read_again: int = 0
+    fingerprint: str = ""  # of the schema
     acknowledged: bool | None = None  # None: nothing was to be acknowledged
 
     @classmethod
@@ -68,6 +71,7 @@ class LogReport:
             sum(segment.transactions for segment in part.segments),
             len(part.keyed),
             len(part.unkeyed),
+            part.fingerprint,
         )
 
 
@@ -92,8 +96,14 @@ class BackupReport:
     replicated: bool | None = None  # None: there is no secondary
     reason: str = ""  # why it is a full although an incremental was asked for
     log: LogReport | None = None  # None: it has no place in a change log
+    objects: ObjectsReport | None = None  # of the Storage; None: there is none, or not wanted
     skipped: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that was asked for is on all storages."""
+        return self.replicated is not False and (self.objects is None or self.objects.is_complete)
 
     def committed(self, entry: BackupEntry, stats: WriterStats) -> None:
         """The primary holds it."""
@@ -101,6 +111,13 @@ class BackupReport:
         self.bytes_read, self.bytes_new = stats.raw_bytes, stats.new_raw_bytes
         self.bytes_stored = stats.stored_bytes
         self.objects_new, self.objects_reused = stats.new_objects, stats.reused_objects
+
+    def take_objects(self, run: ObjectsRun) -> None:
+        """What became of the Storage's objects."""
+        self.objects = run.report if run.is_told else None
+        if self.objects is not None and not self.objects.is_complete:
+            self.warnings += [self.objects.left_out] if self.objects.left_out else []
+            self.warnings += self.objects.problems
 
     def document(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -136,15 +153,22 @@ def create_backup(
     before = previous_backup(repository, options.database, sink)
     remembered = before.data() if before else []
     cancel = threading.Event()
-    with repository.write(
-        options.database, level=options.level, distrusted=options.distrusted
-    ) as writer:
+    with (
+        repository.write(
+            options.database, level=options.level, distrusted=options.distrusted
+        ) as writer,
+        ObjectsRun(
+            dsn, writer, repository, options.database, options.objects, sink=sink, cancel=cancel
+        ) as objects,
+    ):
         store = WriterStore(
             writer, remembered_sums(before.snapshot.tables if before else (), remembered)
         )
+        objects.copy_ahead()
 
         def accept(held: HeldSnapshot) -> None:
             accept_source(held, before, options, anchor)
+            objects.see(held)
             if before and before.snapshot.source.database.encoding != held.facts.encoding:
                 store.forget()  # the server hashes text as it is encoded there
 
@@ -164,6 +188,7 @@ def create_backup(
                 sink=sink,
                 cancel=cancel,
             )
+            storage, named = objects.finish()
             sink(PhaseBegun("making durable"))
             writer.flush()
         except BaseException:
@@ -179,6 +204,7 @@ def create_backup(
             snapshot,
             data,
             log=log,
+            storage=storage,
             aurora=__version__,
             label=options.label,
             partial=options.only is not None,
@@ -189,10 +215,11 @@ def create_backup(
             type=options.type,
             created_at=created_at,
             manifest=manifest,
-            uses=[*store.uses(), *more],
+            uses=[*store.uses(), *more, *named],
         )
         stats = writer.stats
     report.log = LogReport.of(log) if log is not None else None
+    report.take_objects(objects)
     report.committed(entry, stats)
     report.seconds = time.monotonic() - begun
     sink(PhaseEnded("making durable", f"backup {entry.id} is complete on the primary"))
@@ -208,7 +235,11 @@ def create_backup(
 def previous_backup(repository: Repository, database: str, sink: EventSink) -> Backup | None:
     """The newest readable backup of the database; a damaged one only costs its memory."""
     for entry in reversed(repository.backups(database)):
-        if entry.type in (INCREMENTAL, SEALED):  # few tables to remember, or none that opens
+        if entry.type in (
+            INCREMENTAL,
+            STREAM,
+            SEALED,
+        ):  # few tables to remember, or none that opens
             continue
         try:
             return Backup(repository, entry)

@@ -13,8 +13,19 @@ from typing import Any
 
 import msgspec
 
-from aurora.engines.base import Buffer, Extent, LogPart, RowsSum, Snapshot, Stored, Table, TableData
+from aurora.engines.base import (
+    Buffer,
+    Extent,
+    LogPart,
+    RowsSum,
+    Sequence_,
+    Snapshot,
+    Stored,
+    Table,
+    TableData,
+)
 from aurora.engines.logical.checksum import ROW_HASH, rows_kind
+from aurora.engines.supabase.documents import StoragePart
 from aurora.errors import ObjectDamaged, UnsupportedRepository, UsageError
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Ref, Repository
@@ -41,13 +52,15 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
 
     engine: str
     aurora: str  # the version that wrote it
-    snapshot: Snapshot
     data: tuple[TableData, ...]
+    snapshot: Snapshot | None = None  # None: a piece of the change log, see ``log``
     objects: tuple[TableObject, ...] = ()
     label: str = ""  # why it was made: "safety before restore …"
     partial: bool = False  # rows of some tables alone: no whole restore
     figures: dict[str, int] = {}
     log: LogPart | None = None  # its place in the change log, where there is one
+    sequences: tuple[Sequence_, ...] = ()  # of a piece: those that moved since the one before
+    storage: StoragePart | None = None  # the objects of the project's Storage
 
 
 Readable = Repository | SealedRepository
@@ -125,6 +138,11 @@ def _parts(table: TableData) -> Iterator[TableData]:
         )
 
 
+def moved_on(before: tuple[Sequence_, ...], after: tuple[Sequence_, ...]) -> tuple[Sequence_, ...]:
+    """Positions of sequences with the later ones in the place of the earlier."""
+    return tuple(({one.oid: one for one in before} | {one.oid: one for one in after}).values())
+
+
 class Backup:
     """One backup, its manifest opened: what it holds and where."""
 
@@ -154,14 +172,25 @@ class Backup:
                 context={"name": entry.manifest_name},
             ) from error
 
-        if self.snapshot.row_hash != ROW_HASH:
+        if not self.is_piece and self.snapshot.row_hash != ROW_HASH:
             raise UnsupportedRepository(
                 f"backup {entry.id} has row checksums of kind {self.snapshot.row_hash}",
                 hint="Install the Aurora that knows them. Nothing was changed.",
             )
 
     @property
+    def is_piece(self) -> bool:
+        """Whether it holds a piece of the change log and nothing else."""
+        return self.body.snapshot is None
+
+    @property
     def snapshot(self) -> Snapshot:
+        """Raises UsageError for a piece of the change log."""
+        if self.body.snapshot is None:
+            raise UsageError(
+                f"{self.entry.id} is a piece of the change log that `aurora stream` stored",
+                hint="It is no backup by itself; recoveries to a point in time use it.",
+            )
         return self.body.snapshot
 
     def data(self, only: set[int] | None = None) -> list[TableData]:

@@ -17,7 +17,7 @@ from aurora.operations.source_checks import check_source, source_facts
 from aurora.operations.storage_checks import check_storage, check_together
 from aurora.postgres.conninfo import ConnInfo
 from aurora.repository.door import Repository
-from aurora.repository.ids import SEALED
+from aurora.repository.ids import SEALED, STREAM
 from aurora.repository.layout import ObjectType
 from aurora.repository.mirror import MirrorView
 from aurora.repository.slots import SlotInfo
@@ -91,7 +91,9 @@ def _source_size(subject: Subject) -> int | None:
 
 def _check_primary(subject: Subject) -> Iterator[Finding]:
     repository = subject.open_primary()
-    backups = [one for one in repository.backups(subject.database) if one.type != SEALED]
+    backups = [
+        one for one in repository.backups(subject.database) if one.type not in (SEALED, STREAM)
+    ]
     yield good(
         "primary-opens",
         f"primary: repository {repository.repository_id.hex()[:8]} opens with the passphrase, "
@@ -136,7 +138,9 @@ def _one_slot(place: Place) -> Finding:
 
 def _check_identity(subject: Subject, repository: Repository) -> Iterator[Finding]:
     """Whether the newest backup was made of the database that is configured now."""
-    backups = repository.backups(subject.database)
+    backups = [
+        one for one in repository.backups(subject.database) if one.type not in (SEALED, STREAM)
+    ]
     if not backups:
         return
     then = Backup(repository, backups[-1]).snapshot.source

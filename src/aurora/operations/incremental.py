@@ -6,6 +6,9 @@ manifest; and only then acknowledge. A run that dies before the commit left noth
 that dies after it left an acknowledgement to be made up by the next: the next drain begins
 where the newest manifest ends, whatever the slot offers.
 
+Beside a stream there is nothing to drain: the stream is asked to store what it has, and its
+pieces are gathered. They are in the incremental then, and are removed.
+
 Where the log does not lead on from the newest backup, a full is made instead, and says why.
 """
 
@@ -17,6 +20,7 @@ from dataclasses import dataclass
 from aurora import clock
 from aurora.engines.base import Buffer, LogPart, Segment, Snapshot, Stored, TableData
 from aurora.engines.logical import slot as slots
+from aurora.engines.logical.ddl import markers_of
 from aurora.engines.logical.export import ExportOptions, export
 from aurora.engines.logical.fingerprint import fingerprint
 from aurora.engines.logical.names import Connection
@@ -25,7 +29,7 @@ from aurora.engines.logical.receiver import LogSession, SlotBusy, SlotGone
 from aurora.engines.logical.segments import SegmentBuilder, SegmentUploads
 from aurora.engines.logical.slot import LogNames
 from aurora.engines.logical.snapshot import HeldSnapshot
-from aurora.errors import AuroraError
+from aurora.errors import AuroraError, SourceChanged, SourceUnreachable
 from aurora.events import Advanced, EventSink, Noted, PhaseBegun, PhaseEnded, Warned
 from aurora.operations.backup import (
     BackupOptions,
@@ -36,6 +40,7 @@ from aurora.operations.backup import (
     create_backup,
 )
 from aurora.operations.content import WriterStore, remembered_sums, write_body
+from aurora.operations.log_chain import remove_gathered, segments_of
 from aurora.operations.log_state import (
     INCREMENTAL,
     LogSource,
@@ -50,6 +55,8 @@ from aurora.operations.log_state import (
     slot_break,
     tables_read_again,
 )
+from aurora.operations.objects import ObjectsRun
+from aurora.operations.stream_lock import ask_stream
 from aurora.postgres.errors import translated
 from aurora.postgres.server import open_control
 from aurora.repository.door import Ref, Repository
@@ -73,7 +80,7 @@ class _Drained:
     segments: tuple[Segment, ...]
     to_lsn: int
     to_at: str
-    refs: list[Ref]
+    streamed: bool = False  # a stream stored it, and acknowledged it
 
 
 def create_incremental(
@@ -84,6 +91,7 @@ def create_incremental(
     open_mirror: Callable[[], MirrorView] | None,
     sink: EventSink,
     before_acknowledge: Callable[[], None] = lambda: None,
+    or_full: bool = True,
 ) -> BackupReport:
     """Make an incremental backup, or a full where the log does not lead on from the newest.
 
@@ -91,6 +99,7 @@ def create_incremental(
 
     Args:
         before_acknowledge: called between commit and acknowledgement, for tests.
+        or_full: with False no full is made instead; SourceChanged says why one would be.
 
     Raises:
         SourceError, StorageError, RepositoryError, UsageError, Cancelled: no backup was made,
@@ -101,6 +110,11 @@ def create_incremental(
         report = _incremental(dsn, repository, options, sink, before_acknowledge)
     except (_MustBeFull, SlotGone) as why:
         reason = why.message if isinstance(why, SlotGone) else str(why)
+        if not or_full:
+            raise SourceChanged(
+                f"the change log does not lead on: {reason}",
+                hint="What is in the log so far can be used. A full backup begins it anew.",
+            ) from why
         sink(Noted(f"making a full backup: {reason}"))
         return create_full(
             dsn, repository, options, open_mirror=open_mirror, sink=sink, reason=reason
@@ -139,19 +153,35 @@ def _incremental(
     before_acknowledge: Callable[[], None],
 ) -> BackupReport:
     names = LogNames.of(options.database)
-    place = newest_place(repository, options.database, sink)
     cancel = threading.Event()
     with open_control(dsn) as conn:
-        place = _require_log(conn, dsn, names, place, repository, options)
-        with repository.write(options.database, level=options.level) as writer:
+        by_stream = ask_stream(conn, names, sink)
+        place = _require_log(conn, dsn, names, repository, options, sink)
+        with (
+            repository.write(options.database, level=options.level) as writer,
+            ObjectsRun(
+                dsn, writer, repository, options.database, options.objects,
+                sink=sink, cancel=cancel,
+            ) as objects,
+        ):  # fmt: skip
             try:
-                drained = _drain(conn, dsn, names, place, writer, sink, cancel)
-                report, log = _commit(dsn, names, place, drained, writer, options, sink, cancel)
+                objects.copy_ahead()
+                drained = _gathered(place, by_stream) if by_stream else _drain(
+                    conn, dsn, names, place, writer, sink, cancel
+                )  # fmt: skip
+                report, log = _commit(
+                    dsn, names, place, drained, writer, objects, options, sink, cancel
+                )
             except BaseException:
                 cancel.set()
                 raise
     before_acknowledge()
-    _acknowledge(dsn, names, log, report, sink)
+    if drained.streamed:
+        assert report.log is not None
+        report.log.acknowledged = True
+    else:
+        _acknowledge(dsn, names, log, report, sink)
+    remove_gathered(repository, (*place.pieces, *place.stale), sink)
     return report
 
 
@@ -159,15 +189,17 @@ def _require_log(
     conn: Connection,
     dsn: str,
     names: LogNames,
-    place: Place | None,
     repository: Repository,
     options: BackupOptions,
+    sink: EventSink,
 ) -> Place:
     """The backup that the log leads on from. Raises _MustBeFull with the reason."""
     with translated("source", doing="looking at the change log"):
         slot = slots.read_slot(conn, names.slot)
     if broken := slot_break(slot, names, conn.info.dbname):
         raise _MustBeFull(broken)
+    now: LogSource = look_at_log(conn, dsn, names)
+    place = newest_place(repository, options.database, sink)
     if place is None:
         held = repository.backups(options.database)
         raise _MustBeFull(
@@ -175,13 +207,24 @@ def _require_log(
         )
     if all(entry.id != place.log.base for entry in repository.backups(options.database)):
         raise _MustBeFull(f"the full {place.log.base} that it would lean on is gone")
-    now: LogSource = look_at_log(conn, dsn, names)
     if now.slot is None:
         raise _MustBeFull(slot_break(None, names, conn.info.dbname))
-    why = break_in(place.log, now) or schema_break(place.log, now) or left_out(place, options.skip)
+    why = break_in(place, now) or schema_break(place, now) or left_out(place, options.skip)
     if why:
         raise _MustBeFull(why)
     return place
+
+
+def _gathered(place: Place, asked: tuple[int, str]) -> _Drained:
+    """What the stream stored, up to what it was asked for. Raises _MustBeFull."""
+    position, at = asked
+    if place.to_lsn < position:
+        raise SourceUnreachable(
+            f"the stream acknowledged {format_lsn(position)}, and the repository shows its log up "
+            f"to {format_lsn(place.to_lsn)} only",
+            hint="Does the stream write to this repository? If the storage lists late, run again.",
+        )
+    return _Drained((), place.to_lsn, max(at, place.to_at, key=clock.parse), streamed=True)
 
 
 def _drain(
@@ -194,16 +237,14 @@ def _drain(
     cancel: threading.Event,
 ) -> _Drained:
     """Everything committed up to now, sealed in segments; nothing is acknowledged."""
-    refs: list[Ref] = []
 
     def put(payload: Buffer) -> Stored:
         ref = writer.put(ObjectType.LOG, payload)
-        refs.append(ref)
         return Stored(ref.name, ref.raw)
 
     with translated("source", doing="reading the log's position"):
         target, at = slots.flush_position(conn)
-    start = place.log.to_lsn
+    start = place.to_lsn
     sink(PhaseBegun(_DRAIN, max(target - start, 0)))
     uploads = SegmentUploads(put)
 
@@ -237,7 +278,7 @@ def _drain(
             f"{plural(len(segments), 'segment')}, up to {format_lsn(reached)}",
         )
     )
-    return _Drained(segments, reached, clock.isoformat(at), refs)
+    return _Drained(segments, reached, clock.isoformat(at))
 
 
 def _started(dsn: str, conn: Connection, names: LogNames, start: int) -> LogSession:
@@ -266,6 +307,7 @@ def _commit(
     place: Place,
     drained: _Drained,
     writer: Writer,
+    objects: ObjectsRun,
     options: BackupOptions,
     sink: EventSink,
     cancel: threading.Event,
@@ -273,11 +315,16 @@ def _commit(
     remembered = place.backup.data()
     store = WriterStore(writer, remembered_sums(place.backup.snapshot.tables, remembered))
 
+    markers = ""
+
     def accept(held: HeldSnapshot) -> None:
+        nonlocal markers
         accept_source(held, place.backup, options)
+        objects.see(held)
         with translated("source", doing="looking at the schema"):
             if fingerprint(held.connection, names.publications) != place.log.fingerprint:
                 raise _MustBeFull("the schema changed while the log was drained")
+            markers = markers_of(held.connection, names)
 
     snapshot, data = export(
         dsn,
@@ -295,10 +342,11 @@ def _commit(
         sink=sink,
         cancel=cancel,
     )
+    storage, named = objects.finish()
     sink(PhaseBegun("making durable"))
     writer.flush()
     created_at = clock.now()
-    log = _log_part(place, drained, data)
+    log = _log_part(place, drained, data, markers)
     report = _report(snapshot, data, log, options)
     manifest, more = write_body(
         writer,
@@ -310,20 +358,27 @@ def _commit(
         figures={"rows": report.rows, "bytes": report.bytes_read, "tables": report.tables,
                  "transactions": sum(segment.transactions for segment in log.segments)},
         log=log,
+        storage=storage,
     )  # fmt: skip
     entry = writer.commit(
         backup_id=new_backup_id(INCREMENTAL, created_at),
         type=INCREMENTAL,
         created_at=created_at,
         manifest=manifest,
-        uses=[*store.uses(), *drained.refs, *more],
+        uses=[
+            *store.uses(),
+            *(Ref(one.object, one.raw) for one in log.segments),
+            *more,
+            *named,
+        ],
     )
+    report.take_objects(objects)
     report.committed(entry, writer.stats)
     sink(PhaseEnded("making durable", f"backup {entry.id} is complete on the primary"))
     return report, log
 
 
-def _log_part(place: Place, drained: _Drained, data: list[TableData]) -> LogPart:
+def _log_part(place: Place, drained: _Drained, data: list[TableData], markers: str) -> LogPart:
     before = place.log
     return LogPart(
         slot=before.slot,
@@ -333,10 +388,11 @@ def _log_part(place: Place, drained: _Drained, data: list[TableData]) -> LogPart
         base=before.base,
         parent=place.backup.entry.id,
         from_lsn=before.to_lsn,
-        to_lsn=max(drained.to_lsn, before.to_lsn),
+        to_lsn=max(drained.to_lsn, place.to_lsn),
         to_at=drained.to_at,
-        segments=drained.segments,
+        segments=(*segments_of(place.pieces), *drained.segments),
         fingerprint=before.fingerprint,
+        markers=markers,
         keyed=before.keyed,
         unkeyed=tuple(sorted(table.oid for table in data)),
     )

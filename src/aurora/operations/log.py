@@ -4,7 +4,7 @@ Reads segments key-only: kinds and relations, no values. One transaction at a ti
 whatever the log's size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -16,11 +16,10 @@ from aurora.engines.logical.marks import PREFIX, point_of
 from aurora.engines.logical.names import shown
 from aurora.engines.logical.segments import FrameReader
 from aurora.engines.logical.targets import parse_moment
-from aurora.errors import IntegrityError, ObjectDamaged, UnsupportedRepository
-from aurora.events import EventSink, Warned, discard
-from aurora.operations.content import Backup
+from aurora.errors import ObjectDamaged
+from aurora.events import EventSink, discard
+from aurora.operations.log_chain import identity, read_log
 from aurora.repository.door import Ref, Repository
-from aurora.repository.ids import APART
 
 _KINDS = {pgoutput.INSERT: 0, pgoutput.UPDATE: 1, pgoutput.DELETE: 2}
 
@@ -111,8 +110,8 @@ def transactions(
     """
     wanted = wanted or Filter()
     seen, of_log = 0, None
-    for backup_id, log in _parts(repository, database, sink):
-        same = (log.slot, log.system_identifier, log.timeline, log.database_oid)
+    for backup_id, log in log_parts(repository, database, sink):
+        same = identity(log)
         if same != of_log:
             seen, of_log = 0, same  # positions of another server mean something else
         reader = _Reader()
@@ -127,23 +126,16 @@ def transactions(
                     yield one
 
 
-def _parts(repository: Repository, database: str, sink: EventSink) -> Iterator[tuple[str, LogPart]]:
-    for entry in repository.backups(database):
-        if entry.type in APART:
-            continue
-        try:
-            log = Backup(repository, entry).body.log
-        except (IntegrityError, UnsupportedRepository) as error:
-            sink(
-                Warned(
-                    "backup-unreadable",
-                    f"backup {entry.id} cannot be read: {error.message}",
-                    "What it holds of the log is not shown.",
-                )
-            )
-            continue
-        if log is not None and log.segments:
-            yield entry.id, log
+def log_parts(
+    repository: Repository, database: str, sink: EventSink
+) -> Iterator[tuple[str, LogPart]]:
+    """Everything that carries a part of the log: log by log, each in its own order."""
+    logs: dict[Hashable, list[tuple[str, LogPart]]] = {}
+    for one in read_log(repository, database, sink):
+        if one.log.segments:
+            logs.setdefault(identity(one.log), []).append((one.id, one.log))
+    for parts in logs.values():
+        yield from sorted(parts, key=lambda part: (part[1].from_lsn, part[1].to_lsn))
 
 
 def _worth_reading(segments: tuple[Segment, ...], wanted: Filter) -> list[Segment]:

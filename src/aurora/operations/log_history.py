@@ -1,6 +1,6 @@
 """The change logs of a repository: which backups follow one another, and what is in them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,12 +21,10 @@ from aurora.engines.logical.targets import (
     snapshot_sees,
     to_micros,
 )
-from aurora.errors import IntegrityError, UnsupportedRepository
-from aurora.events import EventSink, Warned
+from aurora.events import EventSink
 from aurora.operations.content import Backup, RepositorySource
-from aurora.repository.catalog import BackupEntry
+from aurora.operations.log_chain import identity, read_log
 from aurora.repository.door import Repository
-from aurora.repository.ids import APART
 
 
 class LogSegments:
@@ -91,11 +89,16 @@ class LogSegments:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One backup of the chain."""
+    """One backup of the chain, or a piece that a stream stored."""
 
     backup: Backup
     log: LogPart
     segments: LogSegments
+
+    @property
+    def is_piece(self) -> bool:
+        """Whether it holds log alone: no re-reads, and only sequences that moved."""
+        return self.backup.is_piece
 
 
 def resolve_target(
@@ -113,11 +116,10 @@ def read_runs(
     repository: Repository, database: str, sink: EventSink
 ) -> tuple[list[Run], list[Link]]:
     """The stretches of log without a gap, oldest first, and the backups that hold them."""
-    histories: dict[tuple[object, ...], list[Link]] = {}
+    histories: dict[Hashable, list[Link]] = {}
     for link in _links(repository, database, sink):
         log = link.log
-        key = (log.system_identifier, log.timeline, log.database_oid, log.slot)
-        histories.setdefault(key, []).append(link)
+        histories.setdefault(identity(log), []).append(link)
     runs: list[Run] = []
     for links in histories.values():
         runs += _runs(links)
@@ -126,29 +128,9 @@ def read_runs(
 
 
 def _links(repository: Repository, database: str, sink: EventSink) -> Iterator[Link]:
-    for entry in repository.backups(database):
-        if entry.type in APART:
-            continue
-        backup = _opened(repository, entry, sink)
-        if backup is not None and backup.body.log is not None:
-            log = backup.body.log
-            source = RepositorySource(repository)
-            yield Link(backup, log, LogSegments(source, log.segments))
-
-
-def _opened(repository: Repository, entry: BackupEntry, sink: EventSink) -> Backup | None:
-    try:
-        return Backup(repository, entry)
-    except (IntegrityError, UnsupportedRepository) as error:
-        sink(
-            Warned(
-                "backup-unreadable",
-                f"backup {entry.id} cannot be read: {error.message}",
-                f"Run `aurora backup heal {entry.id}`. The recovery goes on without it; it may "
-                "refuse targets that it would reach otherwise.",
-            )
-        )
-        return None
+    for one in read_log(repository, database, sink):
+        source = RepositorySource(repository)
+        yield Link(one.backup, one.log, LogSegments(source, one.log.segments))
 
 
 def _runs(links: Sequence[Link]) -> list[Run]:
@@ -156,6 +138,7 @@ def _runs(links: Sequence[Link]) -> list[Run]:
         Part(
             link.backup.entry.id, link.log.from_lsn, link.log.to_lsn, micros(link.log.to_at),
             link.log.fingerprint, link.segments.stretches(), link.segments.marks(),
+            link.log.markers, _sees(link),
         )
         for link in links
         if link.log.parent
@@ -164,12 +147,19 @@ def _runs(links: Sequence[Link]) -> list[Run]:
     return runs_of(parts, bases)
 
 
+def _sees(link: Link) -> Callable[[int], bool] | None:
+    """Which transactions its look at the schema saw."""
+    snapshot = link.log.snapshot if link.is_piece else link.backup.snapshot.source.snapshot
+    return snapshot_sees(snapshot) if snapshot else None
+
+
 def _base(link: Link) -> Base:
     source = link.backup.snapshot.source
     high, _, low = source.lsn.partition("/")
     return Base(
         link.backup.entry.id, link.log.from_lsn, int(high, 16) << 32 | int(low, 16),
         micros(source.snapshot_at), link.log.fingerprint, snapshot_sees(source.snapshot),
+        link.log.markers,
     )  # fmt: skip
 
 

@@ -12,20 +12,22 @@ from dataclasses import dataclass, field
 from aurora import clock
 from aurora.engines.base import LogPart
 from aurora.engines.logical import slot as slots
+from aurora.engines.logical.ddl import markers_of
 from aurora.engines.logical.fingerprint import fingerprint
 from aurora.engines.logical.names import Connection, shown
 from aurora.engines.logical.pgoutput import format_lsn
 from aurora.engines.logical.receiver import LogSession, SlotBusy, System
 from aurora.engines.logical.slot import LogNames, SlotState
 from aurora.engines.logical.snapshot import HeldSnapshot
-from aurora.errors import AuroraError, IntegrityError, UnsupportedRepository
+from aurora.errors import AuroraError
 from aurora.events import EventSink, Noted, Warned
 from aurora.operations.content import Backup
+from aurora.operations.log_chain import Logged, follow, opened, pieces_after
 from aurora.operations.source import wanted_tables
 from aurora.postgres.errors import translated
 from aurora.postgres.server import inspect_server, open_control
 from aurora.repository.door import Repository
-from aurora.repository.ids import APART
+from aurora.repository.ids import APART, STREAM
 from aurora.units import format_duration
 
 INCREMENTAL = "incremental"
@@ -51,26 +53,52 @@ class Place:
 
     backup: Backup
     log: LogPart
+    pieces: tuple[Logged, ...] = ()  # that a stream stored since, without a gap
+    stale: tuple[Logged, ...] = ()  # other pieces, that say nothing more
+
+    @property
+    def to_lsn(self) -> int:
+        """How far the log is kept."""
+        return self.pieces[-1].log.to_lsn if self.pieces else self.log.to_lsn
+
+    @property
+    def to_at(self) -> str:
+        """The source's clock at that position."""
+        return self.pieces[-1].log.to_at if self.pieces else self.log.to_at
+
+    @property
+    def id(self) -> str:
+        """Of the newest backup or piece."""
+        return self.pieces[-1].id if self.pieces else self.backup.entry.id
 
 
 def newest_place(repository: Repository, database: str, sink: EventSink) -> Place | None:
-    """The newest backup of *database* that has a place in a log, or None."""
+    """The newest backup of *database* that has a place in a log, or None.
+
+    With the pieces that a stream stored after it.
+    """
     entries = [one for one in repository.backups(database) if one.type not in APART]
-    for entry in reversed(entries[-_LOOKED_AT:]):
-        try:
-            backup = Backup(repository, entry)
-        except (IntegrityError, UnsupportedRepository) as error:
-            sink(
-                Warned(
-                    "backup-unreadable",
-                    f"backup {entry.id} cannot be read: {error.message}",
-                    f"Run `aurora backup verify {entry.id}`.",
-                )
-            )
-            continue
-        if backup.body.log is not None:
-            return Place(backup, backup.body.log)
+    whole = [one for one in entries if one.type != STREAM]
+    for entry in reversed(whole[-_LOOKED_AT:]):
+        backup = opened(repository, entry, sink)
+        if backup is not None and backup.body.log is not None:
+            log = backup.body.log
+            newer = pieces_after(repository, entries, log, log.to_lsn, sink)
+            pieces = follow(log, log.to_lsn, newer)
+            reached = pieces[-1].log.to_lsn if pieces else log.to_lsn
+            inside = [one for one in newer if one not in pieces and one.log.to_lsn <= reached]
+            stale = [one for one in inside if one.log.from_lsn >= log.to_lsn]
+            return Place(backup, log, tuple(pieces), tuple(stale))
     return None
+
+
+def kept_up_to(
+    repository: Repository, database: str, log: LogPart, position: int, sink: EventSink
+) -> int:
+    """How far the log of *log*'s slot is kept without a gap from *position* on."""
+    entries = repository.backups(database)
+    pieces = follow(log, position, pieces_after(repository, entries, log, position, sink))
+    return pieces[-1].log.to_lsn if pieces else position
 
 
 def look_at_log(conn: Connection, dsn: str, names: LogNames) -> LogSource:
@@ -99,9 +127,13 @@ def slot_break(slot: SlotState | None, names: LogNames, database: str) -> str:
     return ""
 
 
-def break_in(log: LogPart, now: LogSource) -> str:
-    """Why the log does not go on after *log*; "" where it does."""
+def break_in(place: Place, now: LogSource) -> str:
+    """Why the log does not go on after *place*; "" where it does.
+
+    Look at the source first: a stream that runs may acknowledge more at any time.
+    """
     assert now.slot is not None
+    log = place.log
     if log.slot != now.slot.name:
         return f"the newest backup is of another slot, {log.slot}"
     if log.system_identifier != now.system.identifier:
@@ -113,18 +145,19 @@ def break_in(log: LogPart, now: LogSource) -> str:
         )
     if log.database_oid != now.database_oid:
         return "the database was made anew since the newest backup"
-    if now.slot.confirmed_lsn > log.to_lsn:
+    if now.slot.confirmed_lsn > place.to_lsn:
         return (
             f"somebody else has read the slot {log.slot}, up to "
-            f"{format_lsn(now.slot.confirmed_lsn)}; the newest backup ends at "
-            f"{format_lsn(log.to_lsn)}"
+            f"{format_lsn(now.slot.confirmed_lsn)}; what is kept ends at "
+            f"{format_lsn(place.to_lsn)}"
         )
     return ""
 
 
-def schema_break(log: LogPart, now: LogSource) -> str:
-    """Whether the schema changed since *log*, in words."""
-    if log.fingerprint == now.fingerprint:
+def schema_break(place: Place, now: LogSource) -> str:
+    """Whether the schema changed since the backup of *place*, in words."""
+    seen = {piece.log.fingerprint for piece in place.pieces if piece.log.fingerprint}
+    if {now.fingerprint, *seen} == {place.log.fingerprint}:
         return ""
     return "the schema, or what is published, changed since the newest backup"
 
@@ -134,11 +167,14 @@ class Anchor:
     """A full backup's place in the log, found before its snapshot and settled after it."""
 
     dsn: str = field(repr=False)
+    repository: Repository
+    database: str
     names: LogNames
     now: LogSource
     lsn: int
     at: str
     _fingerprint: str = ""
+    _markers: str = ""
     _keyed: dict[str, str] = field(default_factory=dict)
     _unkeyed: tuple[int, ...] = ()
 
@@ -146,6 +182,7 @@ class Anchor:
         """Look at schema and identities under the snapshot."""
         with translated("source", doing="looking at the change log"):
             self._fingerprint = fingerprint(held.connection, self.names.publications)
+            self._markers = markers_of(held.connection, self.names)
             published = slots.published(held.connection, self.names)
         rows = [table.oid for table in held.tables if table.has_rows]
         self._keyed = {str(oid): published[oid] for oid in rows if oid in published}
@@ -160,9 +197,19 @@ class Anchor:
         except AuroraError as error:
             _warn_unanchored(error.message, sink)
             return None
-        if slot is None or slot.is_lost or slot.confirmed_lsn > max(self.lsn, 0):
+        log = self._part(backup_id)
+        if slot is None or slot.is_lost or slot.confirmed_lsn > self._kept(slot, log, sink):
             _warn_unanchored("the slot was lost or read by others meanwhile", sink)
             return None
+        return log
+
+    def _kept(self, slot: SlotState, log: LogPart, sink: EventSink) -> int:
+        """How far the log is kept from this place on: a stream may have gone on meanwhile."""
+        if slot.confirmed_lsn <= self.lsn:
+            return self.lsn
+        return kept_up_to(self.repository, self.database, log, self.lsn, sink)
+
+    def _part(self, backup_id: str) -> LogPart:
         return LogPart(
             slot=self.names.slot,
             system_identifier=self.now.system.identifier,
@@ -174,6 +221,7 @@ class Anchor:
             to_lsn=self.lsn,
             to_at=self.at,
             fingerprint=self._fingerprint,
+            markers=self._markers,
             keyed=self._keyed,
             unkeyed=self._unkeyed,
         )
@@ -228,8 +276,8 @@ def _open_anchor(
         now = look_at_log(conn, dsn, names)
         assert now.slot is not None
         place = newest_place(repository, database, sink)
-        goes_on = place is not None and not break_in(place.log, now)
-        if place is None or not goes_on or schema_break(place.log, now):
+        goes_on = place is not None and not break_in(place, now)
+        if place is None or not goes_on or schema_break(place, now):
             with translated("source", doing="waiting for older transactions"):
                 in_the_way = slots.wait_until_older_ended(conn, timeout=barrier_seconds)
             if in_the_way:
@@ -241,10 +289,11 @@ def _open_anchor(
                 return None
         if goes_on and place is not None:
             # Also where an acknowledgement was lost: nothing is read twice.
-            return Anchor(dsn, names, now, place.log.to_lsn, place.log.to_at)
+            return Anchor(dsn, repository, database, names, now, place.to_lsn, place.to_at)
         with translated("source", doing="looking at the change log"):
             _, at = slots.flush_position(conn)
-        return Anchor(dsn, names, now, now.slot.confirmed_lsn, clock.isoformat(at))
+        lsn = now.slot.confirmed_lsn
+        return Anchor(dsn, repository, database, names, now, lsn, clock.isoformat(at))
 
 
 def _warn_unanchored(why: str, sink: EventSink) -> None:

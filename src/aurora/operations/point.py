@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from aurora.engines.base import Progress, Snapshot, TableData
+from aurora.engines.base import Progress, Sequence_, Snapshot, TableData
 from aurora.engines.logical.export import progress_of
 from aurora.engines.logical.merge import KEYS_IN_MEMORY, Merge, MergeFigures
 from aurora.engines.logical.mergeload import MergedRows
@@ -29,10 +29,15 @@ from aurora.engines.logical.targets import (
 )
 from aurora.errors import UsageError
 from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded
-from aurora.operations.content import Backup, RepositorySource
+from aurora.operations.content import Backup, RepositorySource, moved_on
 from aurora.operations.log_history import Link, micros, resolve_target
 from aurora.repository.door import Repository
 from aurora.units import format_size, plural
+
+_UNSEEN = (
+    "the source could not be asked after the last changes were stored: that its schema was still "
+    "the same is assumed, and sequences may be behind: compare them with the rows"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,19 +156,22 @@ def find_point(
     chain = _chain(resolution, links)
     wanted = tuple(_wanted(resolution, base, chain))
     before, after = _around(resolution, base, chain)
+    if after.is_piece and not after.log.fingerprint:
+        notices = [*notices, _UNSEEN]
     streamed = _streamed(base, chain, resolution)
     data, reread = _rows(base, before, streamed)
     last = before[-1].backup.snapshot
+    sequences, behind = _sequences(base, before[-1], _read_at(after, before[-1], chain))
     snapshot = msgspec.structs.replace(
         base.backup.snapshot,
-        sequences=after.backup.snapshot.sequences,
+        sequences=sequences,
         large_objects=last.large_objects,
         globals=last.globals,
         source=msgspec.structs.replace(base.backup.snapshot.source, database=last.source.database),
     )
     return Point(
         target, base.backup, resolution, chain, wanted, streamed, reread, tuple(data), snapshot,
-        tuple(notices),
+        (*notices, *behind),
     )  # fmt: skip
 
 
@@ -304,9 +312,12 @@ def _around(resolution: Resolution, base: Link, chain: Sequence[Link]) -> tuple[
         if not place.exceeds(link.log.to_lsn, micros(link.log.to_at))
         and link.log.to_lsn >= (cut.commit_lsn if cut else 0)
     ]
-    after = later[0] if later else base
+    seen = [link for link in later if link.log.fingerprint]  # else nobody could ask the source
+    after = seen[0] if seen else later[0] if later else base
     before = [base]
     for link in behind:
+        if link.is_piece:
+            continue
         reached = place.reaches(link.log.to_lsn, micros(link.log.to_at))
         if reached or (link is after and _nothing_after(resolution, link)):
             before.append(link)
@@ -319,13 +330,55 @@ def _nothing_after(resolution: Resolution, link: Link) -> bool:
     return resolution.after is None or resolution.after.commit_lsn >= link.log.to_lsn
 
 
+def _read_at(after: Link, before: Link, chain: Sequence[Link]) -> tuple[Sequence_, ...]:
+    """The positions that *after* knows: pieces of a stream tell only those that moved."""
+    found = before.backup.snapshot.sequences
+    for link in chain:
+        if link.log.to_lsn >= before.log.to_lsn:
+            if link.is_piece:
+                found = moved_on(found, link.backup.body.sequences)
+            else:
+                found = link.backup.snapshot.sequences
+        if link is after:
+            return found
+    return found if after.is_piece else after.backup.snapshot.sequences
+
+
+def _sequences(
+    base: Link, before: Link, positions: tuple[Sequence_, ...]
+) -> tuple[tuple[Sequence_, ...], list[str]]:
+    """Positions of the sequences that the schema has: the first reading after the target.
+
+    One that is gone by then stands where it was found last, and a notice says so.
+    """
+    read = {one.oid: one for one in positions}
+    last = {one.oid: one for one in before.backup.snapshot.sequences}
+    found, notices = [], []
+    for one in base.backup.snapshot.sequences:
+        there = read.get(one.oid)
+        if there is None:
+            there = last.get(one.oid, one)
+            notices.append(
+                f"the sequence {shown(one.schema, one.name)} was dropped after the target: it "
+                f"stands where it was at {before.backup.snapshot.source.snapshot_at}"
+            )
+        found.append(
+            msgspec.structs.replace(one, last_value=there.last_value, is_called=there.is_called)
+        )
+    return tuple(found), notices
+
+
 def _streamed(base: Link, chain: Sequence[Link], resolution: Resolution) -> frozenset[int]:
-    """Tables that every part of the log from the full to the target carries whole."""
+    """Tables that every part of the log from the full to the target carries whole.
+
+    A part that found another schema says nothing of the time before the change.
+    """
     found = set(base.log.keyed)
     reached = max(resolution.cut.commit_lsn if resolution.cut else 0, resolution.base.lsn)
     for link in chain:
         if link.log.to_lsn >= resolution.base.lsn:
-            found &= set(link.log.keyed)
+            if link.log.fingerprint == base.log.fingerprint:
+                found &= set(link.log.keyed)
             if link.log.to_lsn >= reached:
                 break
     rows = {table.oid for table in base.backup.snapshot.tables if table.has_rows}

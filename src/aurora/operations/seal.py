@@ -187,7 +187,7 @@ def _put_descriptions(
     options: BackupOptions,
 ) -> None:
     body = Body(
-        ENGINE, __version__, snapshot, tuple(data), label=options.label, figures=_figures(report)
+        ENGINE, __version__, tuple(data), snapshot, label=options.label, figures=_figures(report)
     )
     commit = {"backup": made.backup_id, "database": made.database}
     script = restore_script(

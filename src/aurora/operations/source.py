@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from aurora.engines.logical import ddl
 from aurora.engines.logical import slot as slots
 from aurora.engines.logical.names import Connection, shown
 from aurora.engines.logical.receiver import LogSession
@@ -64,9 +65,17 @@ class PreparePlan:
 
 
 def plan_prepare(
-    dsn: str, label: str, *, skip: Collection[str] = (), failover: bool = False
+    dsn: str,
+    label: str,
+    *,
+    skip: Collection[str] = (),
+    failover: bool = False,
+    ddl_markers: bool = False,
 ) -> PreparePlan:
     """Look at the source; what it takes to have a change log there. Changes nothing.
+
+    Args:
+        ddl_markers: also event triggers that mark schema changes in the log.
 
     Raises SourceError where it cannot be asked.
     """
@@ -83,6 +92,11 @@ def plan_prepare(
         makes_slot = held is None or held.is_lost
         if makes_slot:
             statements.append(slots.slot_statement(names, facts.version_num, failover=failover))
+        markers = ddl.marker_statements(conn, names)
+        if ddl_markers:
+            statements += markers
+        if markers:
+            obstacles += _markers(facts, may=ddl.may_mark(conn), wanted=ddl_markers)
     obstacles += _unreachable(dsn, facts)
     if weak := [one for one in identities if not one.streamed]:
         obstacles.append(_read_again(weak))
@@ -149,6 +163,7 @@ def plan_undo(dsn: str, label: str) -> PreparePlan:
     names = LogNames.of(label)
     with open_control(dsn) as conn, translated("source", doing="looking at the source"):
         statements = slots.drop_statements(conn, names)
+        statements += ddl.marker_drop_statements(conn, names)
         held = slots.read_slot(conn, names.slot)
         obstacles: list[Finding] = []
         facts = inspect_server(conn)
@@ -158,7 +173,7 @@ def plan_undo(dsn: str, label: str) -> PreparePlan:
 
 
 def run_undo(plan: PreparePlan, *, sink: EventSink) -> None:
-    """Remove slot and publications. Raises SourceError, SourceUnsupported."""
+    """Remove slot, publications and markers. Raises SourceError, SourceUnsupported."""
     if plan.refused:
         raise SourceUnsupported(plan.refused[0].message, hint=plan.refused[0].hint)
     if not plan.statements:
@@ -170,7 +185,11 @@ def run_undo(plan: PreparePlan, *, sink: EventSink) -> None:
                 hint="Let that run of Aurora end first. Nothing was changed.",
             )
         slots.run_statements(conn, plan.statements)
-    sink(Noted("slot and publications are removed; backups made so far stay as they are"))
+    sink(
+        Noted(
+            "everything of Aurora is removed from the source; backups made so far stay as they are"
+        )
+    )
 
 
 def _obstacles(
@@ -289,6 +308,34 @@ def _unreachable(dsn: str, facts: ServerFacts) -> list[Finding]:
             return []
     except AuroraError as error:
         return [of_error(error, about="a replication connection")]
+
+
+def _markers(facts: ServerFacts, *, may: bool, wanted: bool) -> list[Finding]:
+    """What is to be said of schema changes that nothing marks."""
+    if wanted and not may:
+        return [
+            failed(
+                "log-markers-privilege",
+                f"the role {facts.role.name} may not create event triggers",
+                "Leave --ddl-markers out, or let a superuser prepare the source once.",
+            )
+        ]
+    if wanted:
+        return []
+    hint = (
+        "`aurora source prepare --ddl-markers` makes event triggers that mark each change in the "
+        "log: then any target outside of the changes themselves is exact."
+        if may
+        else "A superuser's role could mark them: `aurora source prepare --ddl-markers`."
+    )
+    return [
+        warning(
+            "log-no-markers",
+            "schema changes are not marked: targets between the backup before one and the full "
+            "after it will be refused",
+            hint,
+        )
+    ]
 
 
 def _read_again(weak: list[Identity]) -> Finding:

@@ -3,7 +3,9 @@
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 
+from aurora import clock
 from aurora.engines.base import TableData
 from aurora.engines.logical.names import shown
 from aurora.errors import AuroraError, IntegrityError
@@ -14,9 +16,10 @@ from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import ClosedRepository, Repository
 from aurora.repository.heal import heal
 from aurora.repository.ids import SEALED, resolve
-from aurora.repository.layout import ObjectType
+from aurora.repository.layout import ObjectType, parse_dated
 from aurora.repository.mirror import MirrorView
 from aurora.repository.refs import Refs
+from aurora.repository.retention import Policy, likely_kept
 from aurora.repository.sealed_door import SealedRepository
 from aurora.repository.trail import bring_records
 from aurora.repository.verify import BadObject, Level, VerifyReport, verify
@@ -99,12 +102,19 @@ class Healed:
 
 
 def heal_backups(
-    primary: Storage, mirror: MirrorView, text: str, database: str, *, sink: EventSink
+    primary: Storage,
+    mirror: MirrorView,
+    text: str,
+    database: str,
+    *,
+    policy: Policy | None = None,
+    sink: EventSink,
 ) -> list[Healed]:
     """Find what is bad of a backup on either storage and heal it from the other.
 
     *text* ``all`` means every backup of *database*: so a lost primary is filled again from
-    the secondary, or the other way round.
+    the secondary, or the other way round. With the primary's *policy*, those that are on the
+    secondary alone only as far as it keeps them: the others were pruned, not lost.
 
     Raises:
         RepositoryNotFound, UsageError, StorageError.
@@ -115,11 +125,34 @@ def heal_backups(
         known = ClosedRepository(one, fallback=other, sink=sink)
         entries |= {entry.id: entry for entry in known.backups(database)}
     by_time = [entries[backup_id] for backup_id in sorted(entries)]
-    wanted = by_time if text == "all" else [resolve(text, by_time)]
+    if text != "all":
+        wanted = [resolve(text, by_time)]
+    elif policy is not None:
+        kept = _traces(primary, database) | _likely_kept(primary, mirror, database, policy)
+        wanted = [entry for entry in by_time if entry.id in kept]
+    else:
+        wanted = by_time
     healed = [_heal_one(primary, mirror, entry, sink) for entry in wanted]
     if healed:
         healed[-1].records = bring_records(mirror, primary)
     return healed
+
+
+def _traces(storage: Storage, database: str) -> set[str]:
+    """Backups of which the storage has a manifest or refs: a removal takes both."""
+    prefixes = (ObjectType.BACKUP.prefix, ObjectType.REFS.prefix)
+    names = (parse_dated(i.name) for one in prefixes for i in storage.list(f"{one}{database}/"))
+    return {name[1] for name in names if name is not None}
+
+
+def _likely_kept(primary: Storage, mirror: MirrorView, database: str, policy: Policy) -> set[str]:
+    found: dict[str, tuple[str, str, datetime]] = {}
+    for storage in (mirror, primary):
+        for info in storage.list(f"{ObjectType.BACKUP.prefix}{database}/"):
+            name = parse_dated(info.name)
+            if name is not None and (kind := name[1].split("-")[1:2]):
+                found[name[1]] = (name[1], kind[0], info.modified_at)
+    return likely_kept(found.values(), policy, now=clock.now())
 
 
 def _heal_one(primary: Storage, mirror: MirrorView, entry: BackupEntry, sink: EventSink) -> Healed:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from aurora import clock
-from aurora.engines.logical.targets import Run, shown_time
+from aurora.engines.logical.targets import Run, exact_spans, shown_time
 from aurora.errors import IntegrityError, UnsupportedRepository
 from aurora.events import EventSink, discard
 from aurora.operations.content import Backup
@@ -96,5 +96,5 @@ def joined(spans: Iterable[Span]) -> list[Span]:
 def _of_runs(runs: Iterable[Run]) -> Iterable[Span]:
     for run in runs:
         for base in run.bases:
-            end = run.end_for(base)[1] if run.covers(base) else base.at
-            yield Span(clock.parse(shown_time(base.at)), clock.parse(shown_time(max(end, base.at))))
+            for start, end in exact_spans(run, base):
+                yield Span(clock.parse(shown_time(start)), clock.parse(shown_time(end)))

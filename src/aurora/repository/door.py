@@ -15,6 +15,7 @@ from aurora.repository.config import Config, Role, read_config
 from aurora.repository.creation import create_keys, finish_creation, unlock
 from aurora.repository.damage import damaged
 from aurora.repository.derive import MasterKey, mac
+from aurora.repository.ground import Ground
 from aurora.repository.keys import Kdf, KeyFile, Secret
 from aurora.repository.layout import (
     CONFIG,
@@ -25,11 +26,13 @@ from aurora.repository.layout import (
     slot_name,
 )
 from aurora.repository.leases import TTL_SECONDS, Lease
+from aurora.repository.mirror_view import MirrorView
 from aurora.repository.once import put_once
 from aurora.repository.reader import ObjectReader
 from aurora.repository.refs import Refs
 from aurora.repository.sealed import look_at_part
 from aurora.repository.sessions import Sessions, new_session, read_session
+from aurora.repository.signer import Signer
 from aurora.repository.trail import Trail
 from aurora.repository.uploads import DEFAULT_BYTES_IN_FLIGHT, DEFAULT_WORKERS
 from aurora.repository.writer import COMMIT, Ref, Writer, WriterOptions
@@ -119,6 +122,7 @@ class Repository(ClosedRepository):
         self._config.prove(master.mac_key)  # it was read again, and a storage may lie by turns
         self._sink = sink
         self._sessions = Sessions(self._reader, master)
+        self._known = self.catalog_alone()  # shared by writers that begin often
 
     @classmethod
     def create(
@@ -238,16 +242,21 @@ class Repository(ClosedRepository):
         bytes_in_flight: int = DEFAULT_BYTES_IN_FLIGHT,
         ttl_seconds: float = TTL_SECONDS,
         distrusted: Container[str] = (),
+        reuse: bool = True,
     ) -> Writer:
         """Begin a run that writes a backup of *database*; use it as a context manager.
 
         Objects named in *distrusted* (found damaged, say) are uploaded again if needed.
+        Without *reuse* all are, and the run begins without listing what is held.
 
         Raises:
             UsageError, StorageError.
         """
-        options = WriterOptions(level, workers, in_flight, bytes_in_flight, ttl_seconds, distrusted)
-        return Writer(self.storage, self._master, database, options, self._sink)
+        options = WriterOptions(
+            level, workers, in_flight, bytes_in_flight, ttl_seconds, distrusted, reuse
+        )
+        known = None if reuse else self._known
+        return Writer(self.storage, self._master, database, options, self._sink, known)
 
     def sign(self, purpose: str, text: bytes) -> str:
         """The MAC of a text kept outside of the repository, as 64 hex digits.
@@ -277,6 +286,17 @@ class Repository(ClosedRepository):
             host=host,
             timing=timing,
         )
+
+    @property
+    def signer(self) -> Signer:
+        """Who signs the repository's own documents."""
+        return Signer(self.repository_id, self._master.mac_key)
+
+    def ground(self) -> Ground:
+        """The storage as its collector sees it; where it is a mirror's view, the secondary."""
+        if isinstance(self.storage, MirrorView):
+            return self.storage.ground(self.signer)
+        return Ground(self.storage, self.storage, (self.signer,))
 
     @property
     def mac_key(self) -> bytes:

@@ -78,6 +78,14 @@ class Holdings:
                 held._add(one)
         return held
 
+    @classmethod
+    def nothing(cls, reader: ObjectReader, sessions: Sessions) -> "Holdings":
+        """For a run that reuses nothing: only the sessions' names are listed."""
+        held = cls(reader, sessions)
+        listed = (parse_session(i.name) for i in reader.storage.list(ObjectType.SESSION.prefix))
+        held.sid8s = {sid8(sid) for sid in listed if sid is not None}
+        return held
+
     def find(self, kind: ObjectType, payload_id: str) -> RefObject | None:
         """A reusable object with this content, or None."""
         key = content_name(kind, payload_id, "")[:-1]

@@ -74,6 +74,9 @@ def parse_backup_id(text: str) -> BackupId:
 SAFETY = "safety"
 """The type of backups that a restore takes of what it is about to replace."""
 
+STREAM = "stream"
+"""The type of pieces of the change log that a stream commits between two backups."""
+
 SEALED = "sealed"
 """The type of backups that only the holder of an age identity can open."""
 
@@ -85,8 +88,9 @@ def resolve(text: str, entries: Sequence[Entry]) -> Entry:
     """The one entry that *text* means.
 
     *text* is an exact id, a unique beginning or a unique end of one (the trailing letters
-    are enough), ``latest`` (never a safety or a sealed backup), or ``latest:<type>``.
-    *entries* may be in any order.
+    are enough), ``latest`` (never a safety or a sealed backup), or ``latest:<type>``. Pieces
+    that a stream committed are meant only by their whole id or type. *entries* may be in any
+    order.
 
     Raises:
         RepositoryNotFound: no entry matches.
@@ -98,7 +102,8 @@ def resolve(text: str, entries: Sequence[Entry]) -> Entry:
         # A safety backup holds the state that somebody wanted to get away from, and a sealed
         # one does not open without a key that is kept elsewhere.
         matches = [entry for entry in by_time if entry.type == (kind or entry.type)]
-        matches = [entry for entry in matches if kind or entry.type not in APART][-1:]
+        aside = {*APART, STREAM}
+        matches = [entry for entry in matches if kind or entry.type not in aside][-1:]
     else:
         matches = _matches(text, by_time)
     if not matches:
@@ -117,6 +122,7 @@ def _matches(text: str, entries: Sequence[Entry]) -> list[Entry]:
     if not text:
         return []
     exact = [entry for entry in entries if entry.id == text]
+    entries = [entry for entry in entries if entry.type != STREAM]
     return (
         exact
         or [entry for entry in entries if entry.id.startswith(text)]

@@ -36,6 +36,8 @@ class ObjectType(enum.StrEnum):
     CANDIDATES = "gc"
     AUDIT = "audit"
     CLAIM = "claims"
+    HOLD = "holds"
+    REMOVAL = "removals"
 
     @property
     def prefix(self) -> str:
@@ -67,6 +69,8 @@ _SAFE = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*\Z")
 _PART = re.compile(r"sealed/([a-z0-9][a-z0-9._-]{0,63})/([0-9A-Za-z-]{1,64})/([a-z0-9.]{1,64})\Z")
 _SESSION = re.compile(r"sessions/([0-9a-f]{32})\Z")
 _LEASE = re.compile(r"leases/([0-9a-f]{32})\.(\d{1,9}|done)\Z")
+_HOLD = re.compile(r"holds/([^/]+)/([^/.]+)\.([0-9a-f]{16})(\.released)?\Z")
+_REMOVAL = re.compile(r"removals/([^/]+)/([0-9a-f]{16})(?:\.([^/.]+))?\Z")
 _MAX_NAME = 512
 
 
@@ -152,6 +156,42 @@ def parse_dated(name: str) -> tuple[str, str] | None:
         return None
     database, backup = steps[1:]
     return (database, backup) if _LABEL.match(database) and _SAFE.match(backup) else None
+
+
+def hold_name(database: str, backup: str, hold_id: str) -> str:
+    """The name of a hold: 16 hex digits tell it from others on the same backup."""
+    return f"{ObjectType.HOLD.value}/{database}/{backup}.{hold_id}"
+
+
+def release_name(hold: str) -> str:
+    """The name of what ends the hold of that name."""
+    return f"{hold}.released"
+
+
+def parse_hold(name: str) -> tuple[str, str, bool] | None:
+    """Database, backup, and whether it is a release; None for any other name."""
+    found = _HOLD.match(name)
+    if found is None or not _LABEL.match(found[1]):
+        return None
+    return found[1], found[2], found[4] is not None
+
+
+def removal_name(database: str, removal_id: str) -> str:
+    """The name of a list of backups that are to be removed."""
+    return f"{ObjectType.REMOVAL.value}/{database}/{removal_id}"
+
+
+def undo_name(removal: str, backup: str) -> str:
+    """The name of what takes *backup* out of the removal of that name."""
+    return f"{removal}.{backup}"
+
+
+def parse_removal(name: str) -> tuple[str, str] | None:
+    """Database, and the backup that is taken out or ``""``; None for any other name."""
+    found = _REMOVAL.match(name)
+    if found is None or not _LABEL.match(found[1]):
+        return None
+    return found[1], found[3] or ""
 
 
 def is_safe(name: str) -> bool:

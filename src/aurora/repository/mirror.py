@@ -19,6 +19,7 @@ from aurora.repository.catalog import BackupEntry, Catalog
 from aurora.repository.config import read_config
 from aurora.repository.damage import damaged
 from aurora.repository.door import ClosedRepository
+from aurora.repository.ground import Ground
 from aurora.repository.layout import CONFIG, ObjectType, refs_name
 from aurora.repository.mirror_view import MirrorView
 from aurora.repository.reader import ObjectReader
@@ -74,6 +75,7 @@ def replicate(
         run.copy_all(pool)
     finally:
         pool.close()
+        run.end()
     return run.report
 
 
@@ -88,9 +90,35 @@ class _Run:
         self._sink = sink
         self._closed = ClosedRepository(primary)
         self._require_same_repository()
-        self._present = {info.name: info.size for info in mirror.list("")}
+        ground = mirror.ground()
+        self._lease = ground.lease(PHASE)
+        # As any writer: first the lease, then the candidates, then what is there.
+        self._lease.begin()
+        try:
+            self._take_stock(ground)
+        except BaseException:
+            self._lease.end()
+            raise
         self._submitted: set[str] = set()
         self._lock = threading.Lock()
+
+    def _take_stock(self, ground: Ground) -> None:
+        """What is there to rely on; what a collector may be deleting is not.
+
+        Nor may it be put again: a name has one form, and the collector would take that too.
+        """
+        candidates = ground.candidates()
+        self._present: dict[str, int] = {}
+        self._leaving: set[str] = set()
+        for info in ground.view.list(""):
+            if candidates and ground.stored_name(info.name) in candidates:
+                self._leaving.add(info.name)
+            else:
+                self._present[info.name] = info.size
+
+    def end(self) -> None:
+        """The run is over, whichever way."""
+        self._lease.end()
 
     def copy_all(self, pool: UploadPool) -> None:
         self._sink(PhaseBegun(PHASE))
@@ -163,6 +191,7 @@ class _Run:
     def _finish(self, refs: Refs, lacking: list[str]) -> None:
         """Copy the manifest if everything else is there."""
         if not lacking and not self._has(refs.manifest) and self._is_wanted(refs.manifest.name):
+            self._lease.require_fresh()
             self._copy(refs.manifest)
         if not self._has(refs.manifest):
             lacking.append(refs.manifest.name)
@@ -225,7 +254,7 @@ class _Run:
         return self._present.get(one.name) == one.size
 
     def _is_wanted(self, name: str) -> bool:
-        return self._only is None or name in self._only
+        return (self._only is None or name in self._only) and name not in self._leaving
 
 
 def _prove_clear(name: str, stored: bytes) -> None:

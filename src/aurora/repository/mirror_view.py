@@ -16,10 +16,12 @@ from aurora.repository import outer, slots
 from aurora.repository.creation import create_keys, finish_creation, unlock
 from aurora.repository.damage import damaged, missing
 from aurora.repository.derive import KEY_BYTES, MasterKey
+from aurora.repository.ground import Ground
 from aurora.repository.keys import Kdf, KeyFile, Secret
 from aurora.repository.layout import ObjectType
 from aurora.repository.once import put_once
 from aurora.repository.reader import ObjectReader
+from aurora.repository.signer import Signer
 from aurora.storage.base import Buffer, ObjectInfo, Storage
 
 
@@ -95,6 +97,11 @@ class MirrorView:
     def slots(self) -> list[slots.SlotInfo]:
         """The secondary's own key slots, with whether each is genuine."""
         return slots.list_slots(ObjectReader(self._storage), self._master)
+
+    def ground(self, *others: Signer) -> Ground:
+        """The secondary as its own collector sees it; *others* may hold leases on it too."""
+        own = Signer(self._repository_id, self._master.mac_key)
+        return Ground(self, self._storage, (own, *others), self._names.encode)
 
     def put(self, name: str, data: Buffer, *, create_only: bool = False) -> None:
         """Wrap and store one of the primary's objects."""

@@ -6,14 +6,19 @@ from aurora.errors import ObjectMissing
 from aurora.storage.base import Storage
 
 
-def stored_sizes(storage: Storage, names: Collection[str]) -> dict[str, int]:
+def stored_sizes(
+    storage: Storage, names: Collection[str], *, listed: bool = True
+) -> dict[str, int]:
     """The stored bytes of those of *names* that are there; a listing tells most of them.
+
+    Where they are few among many, *listed* False asks for each by itself.
 
     Raises:
         StorageError.
     """
     sizes: dict[str, int] = {}
-    for first in sorted({name.partition("/")[0] for name in names}):
+    firsts = {name.partition("/")[0] for name in names}
+    for first in sorted(firsts) if listed else ():
         for info in storage.list(f"{first}/"):
             if info.name in names:
                 sizes[info.name] = info.size

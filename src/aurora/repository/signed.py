@@ -95,6 +95,21 @@ def read_packed(stored: bytes, *, name: str, repository_id: bytes, mac_key: byte
     return inflate(packed, raw, name)
 
 
+def loads(text: bytes, name: str) -> object:
+    """The JSON value in a proven *text*. Raises ObjectDamaged."""
+    try:
+        return canonical.loads(text)
+    except ValueError as error:
+        raise damaged(name, "it is not JSON") from error
+
+
+def of_kind(document: object, kind: str, name: str) -> Document:
+    """*document*, or ObjectDamaged where it is one of another kind."""
+    if not isinstance(document, dict) or document.get("kind") != kind:
+        raise damaged(name, "it is another object")
+    return document
+
+
 def _clear_mac(document: Document, name: str, repository_id: bytes, mac_key: bytes) -> str:
     text = _canonical(document, name)
     return mac(mac_key, "clear", repository_id, name.encode(), text).hex()

@@ -45,6 +45,8 @@ from aurora.repository.structure import find_refs
 from aurora.repository.uploads import DEFAULT_BYTES_IN_FLIGHT, DEFAULT_WORKERS, UploadPool
 from aurora.storage.base import Buffer, Storage
 
+_FEW = 12  # objects of a small backup: fewer questions than pages of a listing
+
 COMMIT = "commit"
 """The member of a manifest that the repository writes; all others are the caller's."""
 
@@ -78,6 +80,7 @@ class WriterOptions:
     bytes_in_flight: int = DEFAULT_BYTES_IN_FLIGHT
     ttl_seconds: float = TTL_SECONDS
     distrusted: Container[str] = ()
+    reuse: bool = True  # False: nothing that is held is looked for, so beginning is cheap
 
     def __post_init__(self) -> None:
         if not -5 <= self.level <= 19:
@@ -85,9 +88,10 @@ class WriterOptions:
 
 
 class Writer:
-    """Writes one backup. A context manager; :meth:`put` may be called from any thread.
+    """Writes one backup, or several small ones. A context manager.
 
-    Leaving the context without :meth:`commit` abandons the run.
+    :meth:`put` may be called from any thread. Leaving the context without :meth:`commit`
+    abandons the run.
     """
 
     def __init__(
@@ -97,8 +101,11 @@ class Writer:
         database: str,
         options: WriterOptions,
         sink: EventSink = discard,
+        catalog: Catalog | None = None,
     ) -> None:
         """Put the lease, then look at what is held, then put the session.
+
+        A *catalog* of the same storage that knows refs already saves reading them.
 
         Raises:
             StorageError, UsageError.
@@ -107,12 +114,12 @@ class Writer:
         self.stats = WriterStats()
         self._storage = storage
         self._master = master
-        self._level = options.level
+        self._level, self._reuse = options.level, options.reuse
         self._lock = threading.Lock()
         self._claimed: set[str] = set()
         self._stored: dict[str, RefObject] = {}
         reader = ObjectReader(storage)
-        self._catalog = Catalog(reader, master.repository_id, master.mac_key)
+        self._catalog = catalog or Catalog(reader, master.repository_id, master.mac_key)
         self._session = new_session()
         self._lease = Lease(
             storage,
@@ -129,14 +136,18 @@ class Writer:
         )
         self._lease.begin()
         try:
-            self._holdings = Holdings.take(
-                reader,
-                Sessions(reader, master),
-                self._catalog,
-                master,
-                distrusted=options.distrusted,
-                sink=sink,
-            )
+            sessions = Sessions(reader, master)
+            if options.reuse:
+                self._holdings = Holdings.take(
+                    reader,
+                    sessions,
+                    self._catalog,
+                    master,
+                    distrusted=options.distrusted,
+                    sink=sink,
+                )
+            else:
+                self._holdings = Holdings.nothing(reader, sessions)
             if self.sid8 in self._holdings.sid8s:  # one in four billion
                 raise UsageError("the random session id is taken", hint="Run it again.")
             stored = write_session(master, self._session, created_at=clock.now())
@@ -222,12 +233,14 @@ class Writer:
         created_at: datetime,
         manifest: Mapping[str, Any],
         uses: Iterable[Ref],
+        last: bool = True,
     ) -> BackupEntry:
         """Make the backup: refs, then the manifest. The run is over when this returns.
 
-        *uses* names every object that a restore of this backup reads, apart from sessions
-        and the manifest itself. *manifest* is canonical JSON with any members but
-        ``commit``.
+        Unless it is not the *last* of this run: then it goes on under the same lease, so it
+        must end before long. *uses* names every object that a restore of this backup reads,
+        apart from sessions and the manifest itself. *manifest* is canonical JSON with any
+        members but ``commit``.
 
         Raises:
             RepositoryLocked: the lease is no longer fresh; nothing was committed.
@@ -271,7 +284,8 @@ class Writer:
         )
         self._put_commit(refs, sealed)
         self.stats.stored_bytes += len(sealed)
-        self._close(end_lease=True)
+        if last:
+            self._close(end_lease=True)
         return entry_of(refs)  # not by a listing: some storages list late
 
     def abandon(self) -> None:
@@ -387,7 +401,8 @@ class Writer:
         needed = {one.name: one.size for one in objects}
         if unnamed := {name for name, _ in find_refs(manifest)} - needed.keys():
             raise UsageError(f"the manifest names {min(unnamed)}, which its refs would not")
-        sizes = stored_sizes(self._storage, needed)
+        listed = self._reuse or len(needed) > _FEW
+        sizes = stored_sizes(self._storage, needed, listed=listed)
         if lost := sorted(name for name, size in needed.items() if sizes.get(name) != size):
             raise _not_stored(lost)
 

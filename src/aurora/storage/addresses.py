@@ -195,7 +195,7 @@ def _check_endpoint(options: Mapping[str, str]) -> None:
     if "@" in parts.netloc:
         raise UsageError("the endpoint must not hold credentials", hint=FORMS)
     allowed = options.get("allow_http", "").lower() in _TRUE
-    if parts.scheme == "http" and not allowed and not _is_loopback(host):
+    if parts.scheme == "http" and not allowed and not is_loopback(host):
         raise UsageError(
             f"the endpoint {host} is plain http",
             hint="Anyone on the way could read the names and sizes of objects, and replay "
@@ -203,7 +203,8 @@ def _check_endpoint(options: Mapping[str, str]) -> None:
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host's name means this machine."""
     return host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", host))
 
 

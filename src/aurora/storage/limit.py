@@ -8,6 +8,35 @@ from aurora.errors import UsageError
 from aurora.storage.base import Buffer, ObjectInfo, Storage
 
 
+class Rate:
+    """So many bytes a second at most, whoever sends them. Threads share it."""
+
+    def __init__(
+        self,
+        bytes_per_second: int | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._rate = bytes_per_second
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._free_at = clock()  # when all that was sent so far is paid for
+
+    def pay(self, count: int) -> None:
+        """Wait until *count* bytes fit the rate; a quiet time earns one second's worth."""
+        if self._rate is None:
+            return
+        with self._lock:
+            now = self._clock()
+            start = max(self._free_at, now - 1.0)
+            self._free_at = start + count / self._rate
+            pause = self._free_at - now
+        if pause > 0:
+            self._sleep(pause)
+
+
 class LimitedStorage:
     """*inner*, at *bytes_per_second* and *connections* at most. Threads share the limits."""
 
@@ -23,12 +52,8 @@ class LimitedStorage:
         if any(limit is not None and limit < 1 for limit in (bytes_per_second, connections)):
             raise UsageError("a limit of a storage is at least 1")
         self._inner = inner
-        self._rate = bytes_per_second
+        self._rate = Rate(bytes_per_second, clock=clock, sleep=sleep)
         self._slots = threading.BoundedSemaphore(connections or 1_000_000)
-        self._clock = clock
-        self._sleep = sleep
-        self._lock = threading.Lock()
-        self._free_at = clock()  # when all that was sent so far is paid for
 
     def __repr__(self) -> str:
         return f"LimitedStorage({self._inner!r})"
@@ -40,7 +65,7 @@ class LimitedStorage:
 
     def put(self, name: str, data: Buffer, *, create_only: bool = False) -> None:
         """As the inner storage, after waiting for the bytes' turn."""
-        self._pay(memoryview(data).nbytes)
+        self._rate.pay(memoryview(data).nbytes)
         with self._slots:
             self._inner.put(name, data, create_only=create_only)
 
@@ -48,7 +73,7 @@ class LimitedStorage:
         """As the inner storage; the next transfer waits for what this one brought."""
         with self._slots:
             data = self._inner.get(name)
-        self._pay(len(data))
+        self._rate.pay(len(data))
         return data
 
     def head(self, name: str) -> ObjectInfo:
@@ -64,15 +89,3 @@ class LimitedStorage:
         """As the inner storage."""
         with self._slots:
             self._inner.delete(names)
-
-    def _pay(self, count: int) -> None:
-        """Wait until *count* bytes fit the rate; a quiet time earns one second's worth."""
-        if self._rate is None:
-            return
-        with self._lock:
-            now = self._clock()
-            start = max(self._free_at, now - 1.0)
-            self._free_at = start + count / self._rate
-            pause = self._free_at - now
-        if pause > 0:
-            self._sleep(pause)

@@ -1,7 +1,8 @@
 """A storage in memory, for tests and dry runs: nothing of it outlives the process."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 
 from aurora import clock
 from aurora.errors import ObjectMissing
@@ -15,8 +16,10 @@ class MemoryStorage:
     ``objects`` is the dict itself: a test may look at it and damage it at will.
     """
 
-    def __init__(self, label: str = "test") -> None:
+    def __init__(self, label: str = "test", *, now: Callable[[], datetime] = clock.now) -> None:
+        """*now* is the storage's own clock."""
         self._label = label
+        self._now = now
         self.objects: dict[str, tuple[bytes, ObjectInfo]] = {}
         self._lock = threading.Lock()
 
@@ -31,7 +34,7 @@ class MemoryStorage:
     def put(self, name: str, data: Buffer, *, create_only: bool = False) -> None:
         """Store a copy of *data*. Raises ObjectExists, StorageError."""
         kept = bytes(check_data(name, data))
-        info = ObjectInfo(check_name(name), len(kept), clock.now())
+        info = ObjectInfo(check_name(name), len(kept), self._now())
         with self._lock:
             if create_only and name in self.objects:
                 raise ObjectExists(f"there is an object {name} already", context={"name": name})

@@ -111,22 +111,32 @@ class RetryingStorage:
             yield found
 
     def _again(self, attempt: Callable[[], T]) -> T:
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_may_pass),
-            stop=tenacity.stop_before_delay(self._patience.budget),
-            wait=tenacity.wait_random_exponential(
-                multiplier=self._patience.first, max=self._patience.longest
-            ),
-            before_sleep=self._tell,
-            sleep=self._sleep,
-            reraise=True,
-        )
-        return retrying(attempt)
+        return again(attempt, self._patience, sink=self._sink, sleep=self._sleep)
 
-    def _tell(self, state: tenacity.RetryCallState) -> None:
+
+def again(
+    attempt: Callable[[], T],
+    patience: Patience,
+    *,
+    sink: EventSink = discard,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """Call *attempt* until it works, or fails for good, or *patience* is at its end."""
+
+    def tell(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, StorageError):
-            self._sink(Warned("storage-retry", f"trying again: {error.message}"))
+            sink(Warned("storage-retry", f"trying again: {error.message}"))
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_may_pass),
+        stop=tenacity.stop_before_delay(patience.budget),
+        wait=tenacity.wait_random_exponential(multiplier=patience.first, max=patience.longest),
+        before_sleep=tell,
+        sleep=sleep,
+        reraise=True,
+    )
+    return retrying(attempt)
 
 
 def _may_pass(error: BaseException) -> bool:

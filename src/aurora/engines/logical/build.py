@@ -16,7 +16,7 @@ import psycopg
 from aurora.engines.base import BufferSource, Sequence_, Snapshot, Table, TableData
 from aurora.engines.logical.checks import CheckReport, check_database
 from aurora.engines.logical.copyin import load_tables, plan_loads
-from aurora.engines.logical.entries import is_event_trigger
+from aurora.engines.logical.entries import is_event_trigger, without_markers
 from aurora.engines.logical.export import progress_of
 from aurora.engines.logical.largeobjects import load_large_objects
 from aurora.engines.logical.names import Connection, literal, pin_output, quoted, shown
@@ -65,9 +65,7 @@ def build_database(
     """
     built = Built()
 
-    def section(
-        name: str, words: str, parallel: int, entries: Sequence[Entry] | None = None
-    ) -> None:
+    def section(name: str, words: str, parallel: int, entries: Sequence[Entry]) -> None:
         with _phase(sink, words):
             refused = archive.restore(
                 dsn, target_major=target_major, section=name, entries=entries, jobs=parallel,
@@ -75,7 +73,8 @@ def build_database(
             )  # fmt: skip
             built.refusals += [str(refusal) for refusal in refused]
 
-    section("pre-data", "making the schema", 1)
+    listing = without_markers(archive.listing())
+    section("pre-data", "making the schema", 1, listing)
     with open_control(dsn, what="target") as conn:
         pin_output(conn)
         there = existing_tables(conn)
@@ -100,9 +99,8 @@ def build_database(
                 )
         set_sequences(conn, snapshot.sequences)
         # Last of all what fires at statements like ours.
-        listing = archive.listing()
         watching = [entry for entry in listing if is_event_trigger(entry)]
-        rest = [entry for entry in listing if entry not in watching] if watching else None
+        rest = [entry for entry in listing if entry not in watching]
         section("post-data", "making indexes, constraints and triggers", jobs, rest)
         if any(table.kind == "m" for table in snapshot.tables):
             with _phase(sink, "refreshing materialized views"):

@@ -9,6 +9,7 @@ known. Taking its line apart would fail, since each name in it may hold blanks.
 depends on the version's keywords; so both forms are looked for.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import product
 
@@ -142,6 +143,26 @@ def is_event_trigger(entry: Entry) -> bool:
     return entry.kind == "EVENT TRIGGER" or (
         entry.kind in _ABOUT and entry.tag.startswith("- EVENT TRIGGER ")
     )
+
+
+_MARKER = re.compile(r"(aurora_\w+) mark_schema_change\(\) ")
+
+
+def without_markers(listing: Sequence[Entry]) -> list[Entry]:
+    """The listing without what marks schema changes on the source (see ``ddl.py``).
+
+    A restored database has no change log yet, and few roles may make event triggers.
+    """
+    found = [_MARKER.match(entry.tag) for entry in listing if entry.kind == "FUNCTION"]
+    schemas = "|".join(re.escape(match[1]) for match in found if match)
+    if not schemas:
+        return list(listing)
+    own = re.compile(
+        rf"(?:{schemas}) (?:FUNCTION )?mark_schema_change\(\) |- (?:SCHEMA )?(?:{schemas}) |"
+        rf"- (?:EVENT TRIGGER )?(?:{schemas})_(?:ddl|drop|rewrite) "
+    )
+    kinds = ("FUNCTION", "SCHEMA", "EVENT TRIGGER", *_ABOUT)
+    return [entry for entry in listing if not (entry.kind in kinds and own.match(entry.tag))]
 
 
 def attaches(entry: Entry, table: Table) -> bool:

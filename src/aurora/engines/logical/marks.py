@@ -10,7 +10,10 @@ from typing import Final
 from aurora.errors import UsageError
 
 PREFIX: Final = "aurora"
+CHANGE: Final = "ddl "  # then JSON, see ``ddl.py``
+REWRITE: Final = "rewrite "  # then the oid of the table that is about to be rewritten
 _POINT: Final = "point "
+_TAG = re.compile(r'"tag": *"([A-Z ]+)"')
 _LONGEST = 63  # as pg_create_restore_point() has it
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?")
 
@@ -31,6 +34,21 @@ def point_of(text: str) -> str:
     return text.removeprefix(_POINT) if text.startswith(_POINT) else ""
 
 
+# Commands after which rows and their columns are what they were, and the fingerprint too.
+_HARMLESS = frozenset(
+    ("GRANT", "REVOKE", "COMMENT", "SECURITY LABEL", "REFRESH MATERIALIZED VIEW",
+     "ALTER DEFAULT PRIVILEGES", "REINDEX")
+)  # fmt: skip
+
+
+def changes_schema(text: str) -> bool:
+    """Whether *text* marks a change of the schema."""
+    if not text.startswith(CHANGE):
+        return False
+    found = _TAG.search(text)
+    return found is None or found[1] not in _HARMLESS
+
+
 def is_kept(text: str) -> bool:
     """Whether a segment's description tells of it: what is looked for without reading the log."""
-    return text.startswith(_POINT)
+    return text.startswith((_POINT, CHANGE, REWRITE))

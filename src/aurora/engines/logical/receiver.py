@@ -1,8 +1,9 @@
-"""A short walsender session: drains a slot up to a position, and acknowledges when told to.
+"""A walsender session: drains a slot up to a position, or follows it, and acknowledges.
 
 Only libpq's ``COPY_BOTH`` gives full control of what is acknowledged. While the taker has
 no room the session reads nothing, but keeps answering the server, which would otherwise
-end it after ``wal_sender_timeout``. Nothing is acknowledged by draining.
+end it after ``wal_sender_timeout``. Nothing is acknowledged by draining, and by following
+only what the taker says is durable.
 """
 
 import select
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import psycopg
 from psycopg import pq
@@ -33,10 +34,43 @@ _EPOCH = 946684800
 _REPLY_SECONDS = 0.5
 _ASK_SECONDS = 0.02
 _NUDGE_SECONDS = 0.5
+_IDLE_SECONDS = 0.25  # between two questions how far the server is
 _LOOK_BYTES = 1 << 20  # received between two looks at the clock and at the room
 _MESSAGE_COST = 256
 
 Take = Callable[[int, Buffer], None]
+
+HEARTBEAT = "heartbeat"
+"""A mark that moves a slot on while its database is idle. It is not kept in the log."""
+CUT_MARK = "cut"
+"""A mark that asks whoever follows the slot to store everything before it at once. Not kept."""
+_BEATS = {HEARTBEAT.encode(), CUT_MARK.encode()}
+
+
+class Follower(Protocol):
+    """What a followed slot is handed to. Called from one thread, and must never block for long."""
+
+    wants_boundary: bool
+    """Whether :meth:`at` is to be called at the end of the transaction that is under way."""
+
+    def take(self, lsn: int, message: Buffer) -> None:
+        """One message of whole transactions, in commit order."""
+
+    def has_room(self) -> bool:
+        """Whether :meth:`take` can be called."""
+
+    def at(self, position: int, *, in_transaction: bool, asked: bool) -> int:
+        """Called about every 20 ms and every MiB: where the stream is.
+
+        *position*: everything that committed before it was handed over. *asked*: a mark asks
+        to store that at once.
+
+        Returns:
+            What is durable: it is acknowledged. Never less than before.
+        """
+
+    def stopped(self) -> bool:
+        """Whether to come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +225,99 @@ class LogSession:
                 nudged = True
                 nudge()
 
+    @property
+    def received(self) -> int:
+        """Everything that committed before this position was handed over."""
+        return self._received
+
+    def follow(self, follower: Follower) -> None:
+        """Hand over what commits until the follower stops; acknowledge what it says is durable.
+
+        Transactions that hold nothing but a heartbeat or a cut mark are left out.
+        """
+        with translated("source", doing="receiving the change log"):
+            self._follow(follower)
+
+    def _follow(self, follower: Follower) -> None:  # noqa: C901, PLR0912, PLR0915 - the hot loop
+        conn, take = self._conn, follower.take
+        get, unpack = conn.get_copy_data, _U64.unpack_from
+        begin, commit, note = pgoutput.BEGIN, pgoutput.COMMIT, pgoutput.MESSAGE
+        held: list[tuple[int, bytes]] = []  # the beginning of what may be a heartbeat
+        in_transaction = asked = False
+        durable = self._received
+        replied = 0.0
+        budget = 0
+        while True:
+            if budget <= 0:
+                now = time.monotonic()
+                before, durable = (
+                    durable,
+                    max(
+                        durable,
+                        follower.at(self._received, in_transaction=in_transaction, asked=asked),
+                    ),
+                )
+                asked = False
+                if durable > before or now - replied > _REPLY_SECONDS:
+                    self._reply(ask=False, durable=durable)
+                    replied = now
+                if follower.stopped():
+                    self._reply(ask=False, durable=durable)
+                    return
+                if not follower.has_room():
+                    time.sleep(_ASK_SECONDS)
+                    continue
+                budget = _LOOK_BYTES
+            length, data = get(1)
+            if length > 0:
+                budget -= length + _MESSAGE_COST
+                kind = data[0]
+                if kind == _XLOG_DATA:
+                    message = data[_HEAD:]
+                    first, lsn = message[0], unpack(data, 1)[0]
+                    if first == begin:
+                        in_transaction = True
+                        held.append((lsn, bytes(message)))
+                        continue
+                    if held:
+                        if first == note and len(held) == 1 and _is_beat(bytes(message)):
+                            held.append((lsn, bytes(message)))
+                            continue
+                        if first == commit and len(held) == 2:
+                            in_transaction = False
+                            end = pgoutput.read_commit(message).end_lsn
+                            self._received = max(self._received, end)
+                            if pgoutput.read_message(held[1][1]).content == CUT_MARK.encode():
+                                asked, budget = True, 0
+                            held.clear()
+                            continue
+                        for waiting in held:
+                            take(*waiting)
+                        held.clear()
+                    take(lsn, message)
+                    if first == commit:
+                        in_transaction = False
+                        end = pgoutput.read_commit(message).end_lsn
+                        self._received = max(self._received, end)
+                        if follower.wants_boundary:
+                            budget = 0
+                elif kind == _KEEPALIVE:
+                    if not in_transaction:
+                        self._received = max(self._received, unpack(data, 1)[0])
+                    if data[17]:
+                        self._reply(ask=False, durable=durable)
+                        replied = time.monotonic()
+                continue
+            if length < 0:
+                raise psycopg.OperationalError(self._end())
+            budget = 0
+            readable, _, _ = select.select([conn.socket], [], [], _ASK_SECONDS)
+            if readable:
+                conn.consume_input()
+            elif time.monotonic() - replied > _IDLE_SECONDS:
+                self._reply(ask=True, durable=durable)
+                replied = time.monotonic()
+
     def confirm(self, lsn: int) -> None:
         """Acknowledge everything up to *lsn*; the server takes it soon after."""
         with translated("source", doing="acknowledging the change log"):
@@ -244,6 +371,11 @@ class LogSession:
     def _message(self) -> str:
         text = self._conn.error_message.decode(errors="replace").strip()
         return " ".join(text.splitlines()[:1]).removeprefix("ERROR:").strip()
+
+
+def _is_beat(message: bytes) -> bool:
+    found = pgoutput.read_message(message)
+    return found.prefix == "aurora" and found.content in _BEATS
 
 
 def _error_class(state: str) -> type[psycopg.Error]:

@@ -11,7 +11,7 @@ set, and each stands in a segment of its own.
 import queue
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -24,6 +24,7 @@ _HEADER = struct.Struct("<IQ")
 _CONTINUED = 0x80000000
 _OID = struct.Struct(">I")
 _ROW_KINDS = pgoutput.ROW_KINDS
+_COMMIT = pgoutput.COMMIT
 _WAITING = 2  # sealed segments that may wait for their upload
 
 Frame = tuple[int, bytes]  # WAL position, message
@@ -46,6 +47,7 @@ class SegmentBuilder:
         self._here: set[int] = set()  # oids of relations, and of types with a minus sign
         self._facts = _Facts()
         self._first_lsn = 0
+        self._whole = 0  # where the last transaction in the body ends, 0 where none does
         self._room = cut_bytes
 
     def add(self, lsn: int, message: Buffer) -> None:
@@ -67,13 +69,34 @@ class SegmentBuilder:
         body = self._body
         body += _HEADER.pack(size, lsn)
         body += message
+        if kind == _COMMIT:
+            self._whole = len(body)
         if self._room <= 0:
             self._close()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits to be sealed."""
+        return not self._body
 
     def finish(self) -> None:
         """Seal what is left, if anything is."""
         if self._body:
             self._close()
+
+    def finish_whole(self) -> bool:
+        """Seal what is left without the transaction that is open.
+
+        Returns:
+            Whether everything sealed so far are whole transactions. Where not, the last one
+            began in a segment before.
+        """
+        if self._begin is not None and self._whole:
+            del self._body[self._whole :]
+            self._begin = None
+        whole = self._begin is None
+        self.finish()
+        return whole
 
     def _note(self, kind: int, message: Buffer) -> None:
         if kind == pgoutput.BEGIN:
@@ -137,7 +160,7 @@ class SegmentBuilder:
         self._prefix, self._body = bytearray(), bytearray()
         self._here = set()
         self._facts = _Facts()
-        self._first_lsn, self._room = 0, self._cut
+        self._first_lsn, self._whole, self._room = 0, 0, self._cut
         if self._begin is not None:
             self._facts.see_xid(self._begin.xid)
 
@@ -190,6 +213,31 @@ class _Facts:
 
 def _text(commit: pgoutput.Commit | None) -> str:
     return clock.isoformat(pgoutput.moment(commit.at)) if commit else ""
+
+
+def joined(parts: Sequence[tuple[bytes, Segment]]) -> tuple[bytes, Segment]:
+    """Segments that follow one another as a single one; it has no object yet."""
+    payload = b"".join(part for part, _ in parts)
+    segments = [segment for _, segment in parts]
+    ended = [one for one in segments if one.transactions]
+    with_xids = [one for one in segments if one.max_xid]
+    low = high = 0
+    for one in with_xids:
+        low = one.min_xid if not low or precedes(one.min_xid, low) else low
+        high = one.max_xid if not high or precedes(high, one.max_xid) else high
+    return payload, msgspec.structs.replace(
+        segments[0],
+        object="",
+        raw=len(payload),
+        first_lsn=next((one.first_lsn for one in segments if one.first_lsn), 0),
+        end_lsn=ended[-1].end_lsn if ended else 0,
+        first_commit_at=ended[0].first_commit_at if ended else "",
+        last_commit_at=ended[-1].last_commit_at if ended else "",
+        min_xid=low,
+        max_xid=high,
+        transactions=sum(one.transactions for one in segments),
+        marks=tuple(mark for one in segments for mark in one.marks),
+    )
 
 
 def precedes(one: int, other: int) -> bool:

@@ -43,6 +43,16 @@ class LogNames:
         return cls(f"aurora_{plain}", f"aurora_{plain}_keyed", f"aurora_{plain}_unkeyed")
 
     @property
+    def schema(self) -> str:
+        """Of the function that marks schema changes."""
+        return self.slot
+
+    @property
+    def event_triggers(self) -> dict[str, str]:
+        """Names by what they mark: ``ddl``, ``drop``, ``rewrite``."""
+        return {what: f"{self.slot}_{what}" for what in ("ddl", "drop", "rewrite")}
+
+    @property
     def publications(self) -> tuple[str, str]:
         return self.keyed, self.unkeyed
 
@@ -427,6 +437,11 @@ def advance_slot(conn: Connection, name: str, lsn: int) -> None:
         "SELECT pg_catalog.pg_replication_slot_advance(%s, %s::pg_lsn)",
         (name, f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"),
     )
+
+
+def drop_slot(conn: Connection, name: str) -> None:
+    """Give the slot up: the server may remove what it kept."""
+    conn.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (name,))
 
 
 def run_statements(conn: Connection, statements: Iterable[str]) -> None:

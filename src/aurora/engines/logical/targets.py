@@ -4,20 +4,26 @@ The change log of one slot is a *run*: parts that follow one another without a g
 stretches (segments) of transactions in commit order. A target names a *cut*: the last
 transaction to apply, in the order of commit LSNs. A full can serve a cut if every
 transaction that its snapshot saw lies at or before the cut, if the run covers its snapshot,
-and if the schema did not change in between. Everything else is refused, with the nearest
-targets on both sides that can be met exactly.
+and if the schema is known to have been the full's. Everything else is refused, with the
+nearest targets on both sides that can be met exactly.
+
+What is known of the schema: backups *look* at it, and markers (see ``ddl.py``) stand where it
+changed. Between two looks that found the same it is the same, but for what lies between the
+first and the last marker there. After a look it is the same up to the first marker, if a
+later look found the markers untouched; only then does silence say anything.
 
 Stretches tell the range of what they hold, and give their transactions only when asked, so
 that resolving a target opens a few segments and not the whole log.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 
 from aurora import clock
-from aurora.engines.logical.marks import point_of
+from aurora.engines.logical.marks import changes_schema, point_of
 from aurora.errors import RepositoryNotFound, UsageError
 
 # Commit times are taken before a commit's place in the log, so they may run backwards there.
@@ -76,6 +82,8 @@ class Part:
     fingerprint: str
     stretches: tuple[Stretch, ...] = ()
     marks: tuple[Marked, ...] = ()
+    markers: str = ""  # the state of the markers, "" where there are none
+    sees: Callable[[int], bool] | None = field(default=None, repr=False)  # of its look
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,53 @@ class Base:
     at: int
     fingerprint: str
     sees: Callable[[int], bool] = field(repr=False)  # a Begin's xid in its snapshot?
+    markers: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a backup found the schema to be, and when."""
+
+    backup: str
+    lsn: int
+    at: int
+    fingerprint: str
+    markers: str
+    sees: Callable[[int], bool] | None = field(repr=False)
+
+    def is_after(self, marked: Marked) -> bool:
+        """Whether a marked transaction was over when it looked."""
+        if self.sees is not None:
+            return self.sees(marked.transaction.xid)
+        return marked.transaction.commit_lsn <= self.lsn
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Where a range of exact targets begins or ends: at a look, or at a marked change."""
+
+    lsn: int
+    at: int
+    backup: str = ""  # of the look
+    change: Marked | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Targets whose schema is known; ``end`` is the last one, or the first that is none."""
+
+    start: Edge
+    end: Edge
+
+    def holds(self, place: "Place") -> bool:
+        applied = place.cut.commit_lsn if place.cut else 0
+        if self.start.change:
+            begun = applied >= self.start.lsn
+        else:
+            begun = place.reaches(self.start.lsn, self.start.at)
+        if self.end.change:
+            return begun and applied < self.end.lsn
+        return begun and not place.exceeds(self.end.lsn, self.end.at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +206,12 @@ class Resolution:
 class Run:
     """Parts without a gap between them, oldest first, and the fulls that hang on them."""
 
-    def __init__(self, parts: Sequence[Part], bases: Sequence[Base] = ()) -> None:
+    def __init__(
+        self, parts: Sequence[Part], bases: Sequence[Base] = (), *, others: Sequence[Base] = ()
+    ) -> None:
+        """*others* are fulls that only say what the schema was."""
         self.parts = tuple(parts)
+        self._others = tuple(others)
         self.bases = tuple(sorted(bases, key=lambda base: base.lsn))
         self.stretches = tuple(stretch for part in parts for stretch in part.stretches)
         # Once each, also where a run that died had read them before.
@@ -239,16 +298,63 @@ class Run:
                 seen = found
         return seen
 
-    def end_for(self, base: Base) -> tuple[int, int]:
-        """LSN and time up to which the schema is known to be the full's; (0, 0): nowhere."""
-        end = (0, 0)
-        for part in self.parts:
-            if part.to_lsn < base.lsn:
-                continue
-            if part.fingerprint != base.fingerprint:
-                break
-            end = (part.to_lsn, part.to_at)
-        return end
+    def looks(self) -> list[Look]:
+        """Every look at the schema, in the order of the log."""
+        found = [
+            Look(p.backup, p.to_lsn, p.to_at, p.fingerprint, p.markers, p.sees)
+            for p in self.parts
+            if p.fingerprint
+        ]
+        found += [Look(b.backup, b.lsn, b.at, b.fingerprint, b.markers, b.sees) for b in self.bases]
+        return sorted(found, key=lambda look: (look.lsn, look.at))
+
+    def ranges(self, base: Base) -> list[Range]:
+        """Where the schema is known to be the one that *base* holds."""
+        looks = self.looks()
+        own = next(i for i, look in enumerate(looks) if look.backup == base.backup)
+        first = last = own
+        while first and looks[first - 1].fingerprint == base.fingerprint:
+            first -= 1
+        while last + 1 < len(looks) and looks[last + 1].fingerprint == base.fingerprint:
+            last += 1
+        same = looks[first : last + 1]
+        found = []
+        start = _edge(same[0])
+        for one, other in itertools.pairwise(same):
+            between = [m for m in self.changes() if other.is_after(m) and not one.is_after(m)]
+            if between:
+                found.append(Range(start, _at_change(between[0])))
+                start = _at_change(between[-1])
+        found.append(Range(start, self._end(same, looks[last + 1 :])))
+        return found
+
+    def _end(self, same: Sequence[Look], later: Sequence[Look]) -> Edge:
+        """How long the schema is known to have stayed as the looks *same* found it."""
+        known = {look.markers for look in same if look.markers}
+        after = [m for m in self.changes() if not same[-1].is_after(m)]
+        trusted = any(
+            other.markers in known and after and other.is_after(after[0]) for other in later
+        )
+        if trusted:
+            return _at_change(after[0])
+        if not later and not after:
+            # Stored when the source could not be asked any more: nothing says that it changed.
+            unseen = [p for p in self.parts if not p.fingerprint and p.to_lsn > same[-1].lsn]
+            if unseen:
+                return Edge(unseen[-1].to_lsn, max(unseen[-1].to_at, same[-1].at))
+        return _edge(same[-1])
+
+    def changes(self) -> list[Marked]:
+        """The marked changes of the schema, in commit order."""
+        return [marked for marked in self.marks if changes_schema(marked.text)]
+
+
+def _edge(look: Look) -> Edge:
+    return Edge(look.lsn, look.at, look.backup)
+
+
+def _at_change(marked: Marked) -> Edge:
+    return Edge(marked.transaction.commit_lsn, marked.transaction.at, change=marked)
 
 
 def runs_of(parts: Sequence[Part], bases: Sequence[Base]) -> list[Run]:
@@ -315,7 +421,11 @@ def resolve(target: Target, runs: Sequence[Run], *, full: str = "") -> Resolutio
 
 def _on_one(runs: Sequence[Run], full: str) -> list[Run]:
     found = [
-        Run(run.parts, [base for base in run.bases if base.backup == full])
+        Run(
+            run.parts,
+            [base for base in run.bases if base.backup == full],
+            others=[base for base in run.bases if base.backup != full],
+        )
         for run in runs
         if any(base.backup == full for base in run.bases)
     ]
@@ -354,15 +464,18 @@ def _resolve_in(target: Target, run: Run) -> Resolution | None:
     place = _place(target, run)
     if place is None:
         return None
-    cut = place.cut
     for base in reversed(run.bases):
-        if not run.covers(base) or not _schema_known(place, run, base):
-            continue
-        if any(base.sees(found.xid) for found in run.later(cut, base.lsn)):
-            continue  # its snapshot saw what comes after the target
-        after = next(run.later(cut), None)
-        return Resolution(base, run, place, after, run.count_later(cut))
+        if run.covers(base) and any(found.holds(place) for found in run.ranges(base)):
+            if _saw_later(run, base, place):
+                continue
+            after = next(run.later(place.cut), None)
+            return Resolution(base, run, place, after, run.count_later(place.cut))
     return None
+
+
+def _saw_later(run: Run, base: Base, place: Place) -> bool:
+    """Whether the full's snapshot saw what comes after the target."""
+    return any(base.sees(found.xid) for found in run.later(place.cut, base.lsn))
 
 
 def _place(target: Target, run: Run) -> Place | None:
@@ -379,24 +492,14 @@ def _place(target: Target, run: Run) -> Place | None:
     return Place(run.previous(found), lsn=found.commit_lsn - 1)
 
 
-def _schema_known(place: Place, run: Run, base: Base) -> bool:
-    """Whether the schema was the full's at the target: found the same before it, and after."""
-    if place.exceeds(*run.end_for(base)):
-        return False
-    found = [(part.to_lsn, part.to_at, part.fingerprint) for part in run.parts]
-    found += [(other.lsn, other.at, other.fingerprint) for other in run.bases]
-    return any(place.reaches(lsn, at) for lsn, at, same in found if same == base.fingerprint)
-
-
 def _latest(runs: Sequence[Run]) -> Resolution:
     newest_run = next(run for run in reversed(runs) if run.bases)
     newest = newest_run.bases[-1]
     if not newest_run.covers(newest):
         return Resolution(newest, None, Place(None, lsn=newest.lsn), None, 0)
-    end_lsn, _ = newest_run.end_for(newest)
-    if end_lsn < newest_run.to_lsn:
-        raise _refused(Target(latest=True), runs)
     place = Place(newest_run.last(), lsn=newest_run.to_lsn)
+    if not any(found.holds(place) for found in newest_run.ranges(newest)):
+        raise _refused(Target(latest=True), runs)
     return Resolution(newest, newest_run, place, None, 0)
 
 
@@ -410,21 +513,48 @@ class _Exact:
 
 
 def _exact_ranges(runs: Sequence[Run]) -> list[tuple[_Exact, _Exact]]:
-    """First and last exact target of every full."""
-    ranges = []
-    for run in runs:
-        for base in run.bases:
-            seen = run.last_seen(base) if run.covers(base) else None
-            at = max(base.at, seen.at if seen else 0)
-            low = _Exact(at, base.lsn, f"{shown_time(at)} (full {base.backup})")
-            end_lsn, end_at = run.end_for(base) if run.covers(base) else (0, 0)
-            high = low
-            if end_lsn:
-                cut = run.last_by_lsn(end_lsn)
-                words = f"{shown_time(end_at)}" + (f" (last transaction {cut})" if cut else "")
-                high = _Exact(end_at, end_lsn, words)
-            ranges.append((low, high))
-    return ranges
+    """First and last exact target of every full, and around the changes that it spans."""
+    return [pair for run in runs for base in run.bases for pair in _exact_of(run, base)]
+
+
+def _exact_of(run: Run, base: Base) -> list[tuple[_Exact, _Exact]]:
+    if not run.covers(base):
+        alone = _Exact(base.at, base.lsn, f"{shown_time(base.at)} (full {base.backup})")
+        return [(alone, alone)]
+    seen = run.last_seen(base)
+    at = max(base.at, seen.at if seen else 0)
+    own = _Exact(at, base.lsn, f"{shown_time(at)} (full {base.backup})")
+    found = []
+    for one in run.ranges(base):
+        high = _last_exact(run, one.end)
+        if high.lsn >= own.lsn:
+            low = own if one.start.lsn <= own.lsn else _first_exact(one.start)
+            found.append((low, high))
+    return found or [(own, own)]
+
+
+def exact_spans(run: Run, base: Base) -> list[tuple[int, int]]:
+    """First and last moments, in microseconds, between which *base* serves any target."""
+    return [(low.at, max(low.at, high.at)) for low, high in _exact_of(run, base)]
+
+
+def _first_exact(edge: Edge) -> _Exact:
+    if edge.change is None:
+        return _Exact(edge.at, edge.lsn, f"{shown_time(edge.at)} (backup {edge.backup})")
+    one = edge.change.transaction
+    return _Exact(one.at, one.commit_lsn, f"{shown_time(one.at)} (the change of xid {one.xid})")
+
+
+def _last_exact(run: Run, edge: Edge) -> _Exact:
+    if edge.change is None:
+        cut, lsn, at = run.last_by_lsn(edge.lsn), edge.lsn, edge.at
+    else:
+        cut, lsn = run.previous(edge.change.transaction), edge.lsn - 1
+        at = cut.at if cut else edge.at - 1
+    words = shown_time(at) + (f" (last transaction {cut})" if cut else "")
+    if edge.change is not None:
+        words += f", before a schema change by xid {edge.change.transaction.xid}"
+    return _Exact(at, lsn, words)
 
 
 def _refused(target: Target, runs: Sequence[Run]) -> UsageError:
@@ -441,7 +571,7 @@ def _refused(target: Target, runs: Sequence[Run]) -> UsageError:
         nearest.append(f"nearest before: {max(below, key=key).words}")
     if above:
         nearest.append(f"nearest after: {min(above, key=key).words}")
-    why, do = "the schema changed, or the log has a gap there", ""
+    why, do = "the schema changed there, or the log has a gap", ""
     if not above and by_time and value > to_micros(clock.now()):
         why, do = f"it is in the future (now it is {clock.isoformat(clock.now())})", ""
     elif not above:

@@ -1,0 +1,156 @@
+"""Pruning by retention, and holding backups against it."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Literal
+
+from aurora.errors import AuroraError, Incomplete, RepositoryNotFound, UsageError
+from aurora.events import EventSink, discard
+from aurora.operations import prune as operation
+from aurora.operations.prune import PruneOptions, PrunePlan, PruneReport
+from aurora.repository.door import Repository
+from aurora.repository.retention import Policy
+from aurora.wiring import Aurora
+
+Place = Literal["primary", "secondary"]
+
+
+def prune_places(aurora: Aurora) -> tuple[Place, ...]:
+    """The storages that are pruned, each by itself."""
+    return ("primary", "secondary") if aurora.has_secondary else ("primary",)
+
+
+def plan_prune(
+    aurora: Aurora,
+    *,
+    storage: str = "primary",
+    allow_many: bool = False,
+    sink: EventSink = discard,
+) -> PrunePlan:
+    """What :func:`prune` would keep and remove on one storage, and why. Changes nothing.
+
+    Raises: see :func:`aurora.operations.prune.plan_prune`.
+    """
+    place = _place(aurora, storage)
+    options = PruneOptions(
+        database=aurora.database,
+        policy=policy_of(aurora, place),
+        undelete=timedelta(seconds=aurora.settings.retention.undelete),
+        allow_many=allow_many,
+    )
+    return operation.plan_prune(aurora.open_for_collecting(place), place, options, sink=sink)
+
+
+def prune(
+    aurora: Aurora,
+    *,
+    storage: str = "primary",
+    allow_many: bool = False,
+    confirm: Callable[[PrunePlan], None] | None = None,
+    sink: EventSink = discard,
+) -> PruneReport:
+    """Remove what retention lets go on one storage, and delete what nothing needs.
+
+    Args:
+        allow_many: also where more than half of the backups would go at once.
+        confirm: gets the plan before anything is changed, and may raise.
+
+    Raises: see :func:`aurora.operations.prune.run_prune`.
+    """
+    plan = plan_prune(aurora, storage=storage, allow_many=allow_many, sink=sink)
+    plan.require_moderate()
+    if confirm is not None:
+        confirm(plan)
+    return run_prune(plan, sink=sink)
+
+
+def run_prune(plan: PrunePlan, *, sink: EventSink = discard) -> PruneReport:
+    """Do what a plan of :func:`plan_prune` says. Raises as :func:`prune`."""
+    return operation.run_prune(plan, sink=sink)
+
+
+def hold_backup(aurora: Aurora, backup_id: str, *, why: str) -> dict[str, str]:
+    """Protect a backup, or with ``all`` every one, from removal, on each storage that has it.
+
+    Returns the storages and the backup's id.
+
+    Raises:
+        UsageError: no reason. RepositoryNotFound: no storage has the backup.
+        Incomplete: it is held on one storage, the other could not be asked.
+    """
+    return _on_each(
+        aurora, lambda repository: operation.hold(repository, aurora.database, backup_id, why)
+    )
+
+
+def release_backup(aurora: Aurora, backup_id: str, *, why: str = "") -> dict[str, str]:
+    """End every hold on a backup, or with ``all`` those on the whole database.
+
+    Returns and raises as :func:`hold_backup`; RepositoryNotFound also where nothing holds it.
+    """
+
+    def work(repository: Repository) -> str:
+        return operation.release(repository, aurora.database, backup_id, why)[0].backup
+
+    return _on_each(aurora, work)
+
+
+def undelete_backup(aurora: Aurora, backup_id: str) -> dict[str, str]:
+    """Keep a removed backup, on each storage where it is removed. A hold keeps it from then on.
+
+    Returns and raises as :func:`hold_backup`; UsageError where it is not removed.
+    """
+    return _on_each(
+        aurora, lambda repository: operation.undelete(repository, aurora.database, backup_id)
+    )
+
+
+def policy_of(aurora: Aurora, place: Place) -> Policy:
+    """The retention of one storage."""
+    settings = aurora.settings.retention
+
+    def of(field: str) -> timedelta:
+        return timedelta(seconds=settings.of(place, field))
+
+    return Policy(
+        incremental=of("incremental"),
+        full=of("full"),
+        sealed=of("sealed"),
+        safety=of("safety"),
+        window=of("window"),
+    )
+
+
+def _place(aurora: Aurora, storage: str) -> Place:
+    for place in prune_places(aurora):
+        if place == storage:
+            return place
+    raise UsageError(
+        f"there is no {storage[:20]} storage to prune",
+        hint=f"Use --storage {' or '.join(prune_places(aurora))}.",
+    )
+
+
+def _on_each(aurora: Aurora, work: Callable[[Repository], str]) -> dict[str, str]:
+    """Storage -> backup id, where it could be done. One that lacks the backup is passed over."""
+    done: dict[str, str] = {}
+    failed: dict[str, AuroraError] = {}
+    for place in prune_places(aurora):
+        try:
+            repository = aurora.open_primary() if place == "primary" else aurora.open_secondary()
+            done[place] = work(repository)
+        except AuroraError as why:
+            failed[place] = why
+    hard = {where: error for where, error in failed.items() if not _lacks(error)}
+    if not done:
+        raise next(iter((hard or failed).values()))
+    for where, error in hard.items():
+        raise Incomplete(
+            f"done on the {', '.join(done)}, not on the {where}: {error.message}",
+            hint=f"{error.hint} Then run it again.".strip(),
+        )
+    return done
+
+
+def _lacks(error: AuroraError) -> bool:
+    return isinstance(error, RepositoryNotFound | UsageError)

@@ -1,0 +1,53 @@
+"""The continuous stream of the change log."""
+
+import threading
+from collections.abc import Callable
+
+from aurora.api.backups import create_backup
+from aurora.api.common import memory_of
+from aurora.events import EventSink, discard
+from aurora.operations import stream as stream_operation
+from aurora.operations.backup import BackupReport
+from aurora.operations.stream import StreamOptions, StreamState
+from aurora.wiring import Aurora
+
+
+def stream(
+    aurora: Aurora,
+    *,
+    stop: threading.Event | None = None,
+    on_status: Callable[[StreamState], None] = lambda _: None,
+    sink: EventSink = discard,
+) -> StreamState:
+    """Store the source's change log as it is written, until *stop* is set.
+
+    Args:
+        stop: may be set from any thread; then what has come is stored and this returns.
+        on_status: gets the state about once a second.
+
+    Raises: see :func:`aurora.operations.stream.stream`.
+    """
+    settings = aurora.settings.stream
+
+    def full(_why: str, hear: EventSink) -> BackupReport:
+        return create_backup(aurora, sink=hear)
+
+    memory_of(aurora).check(aurora.open_primary(), aurora.database)
+    return stream_operation.stream(
+        aurora.source_dsn(),
+        aurora.open_primary,
+        StreamOptions(
+            database=aurora.database,
+            level=aurora.settings.backup.compression_level,
+            skip=aurora.settings.backup.skip,
+            interval=settings.interval,
+            idle=settings.idle,
+            max_wal=settings.max_wal,
+            new_slot=settings.new_slot,
+            settle=settings.settle,
+        ),
+        make_full=full,
+        stop=stop or threading.Event(),
+        on_status=on_status,
+        sink=sink,
+    )

@@ -1,0 +1,1 @@
+"""What a Supabase project has beside its database's own rows."""

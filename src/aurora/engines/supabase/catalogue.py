@@ -1,0 +1,156 @@
+"""What is known of a project's objects while a backup runs, on disk instead of in memory.
+
+Two tables in a temporary SQLite file: ``held`` has every version whose bytes the backup may
+name, ``wanted`` has the rows of the listing that is being served. Texts compare as bytes.
+"""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from aurora.engines.supabase.rows import ObjectRow
+
+_BATCH = 500
+_SCHEMA = """
+PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE;
+CREATE TABLE held (bucket TEXT, name TEXT, identity TEXT, size INTEGER, sha256 TEXT,
+    pieces BLOB, note TEXT, PRIMARY KEY (bucket, name, identity)) WITHOUT ROWID;
+CREATE INDEX held_content ON held (sha256);
+CREATE TABLE wanted (bucket TEXT, name TEXT, identity TEXT, size INTEGER, row BLOB,
+    PRIMARY KEY (bucket, name)) WITHOUT ROWID;
+"""
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """A run of bytes in a stored buffer."""
+
+    object: str
+    raw: int  # bytes of the whole buffer
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The bytes of one version, or why there are none."""
+
+    size: int
+    sha256: str  # "" where there are none
+    parts: tuple[Part, ...]
+    note: str = ""
+
+
+class Catalogue:
+    """Threads may share it. *directory* is the caller's, and so is its end."""
+
+    def __init__(self, directory: Path) -> None:
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(
+            directory / "objects.sqlite", check_same_thread=False, isolation_level=None
+        )
+        self._db.executescript(_SCHEMA)
+        self._db.execute("BEGIN")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    def hold(self, bucket: str, name: str, identity: str, held: Held) -> None:
+        """Note where a version's bytes are."""
+        values = (
+            bucket, name, identity, held.size, held.sha256,
+            msgspec.json.encode(held.parts), held.note,
+        )  # fmt: skip
+        with self._lock:
+            self._db.execute("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+    def with_content(self, sha256: str, size: int) -> Held | None:
+        """Bytes that are the very same, held for another object."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT size, sha256, pieces, '' FROM held WHERE sha256 = ? AND size = ? LIMIT 1",
+                (sha256, size),
+            ).fetchone()
+        return _held(row) if row else None
+
+    def want(self, rows: Iterable[ObjectRow]) -> None:
+        """Serve this listing from now on."""
+        with self._lock:
+            self._db.execute("DELETE FROM wanted")
+        batch: list[tuple[object, ...]] = []
+        for row in rows:
+            batch.append((row.bucket, row.name, row.identity, row.size, _packed(row)))
+            if len(batch) >= _BATCH:
+                self._insert(batch)
+        self._insert(batch)
+
+    def missing(self) -> tuple[int, int]:
+        """Number and bytes of the wanted objects whose bytes are not held."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT count(*), COALESCE(sum(w.size), 0) FROM wanted w WHERE NOT EXISTS"
+                " (SELECT 1 FROM held h WHERE h.bucket = w.bucket AND h.name = w.name"
+                " AND h.identity = w.identity AND h.note = '')"
+            ).fetchone()
+        return int(row[0]), int(row[1])
+
+    def to_read(self) -> Iterator[ObjectRow]:
+        """The wanted objects whose bytes are not held, in order."""
+        after = ("", "")
+        while True:
+            with self._lock:
+                rows = self._db.execute(
+                    "SELECT w.bucket, w.name, w.row FROM wanted w WHERE (w.bucket, w.name) > (?, ?)"
+                    " AND NOT EXISTS (SELECT 1 FROM held h WHERE h.bucket = w.bucket"
+                    " AND h.name = w.name AND h.identity = w.identity AND h.note = '')"
+                    " ORDER BY w.bucket, w.name LIMIT ?",
+                    (*after, _BATCH),
+                ).fetchall()
+            if not rows:
+                return
+            for _, _, packed in rows:
+                yield _unpacked(packed)
+            after = rows[-1][:2]
+
+    def all(self) -> Iterator[tuple[ObjectRow, Held | None]]:
+        """Every wanted object in order, with its bytes where they are held."""
+        after = ("", "")
+        while True:
+            with self._lock:
+                rows = self._db.execute(
+                    "SELECT w.bucket, w.name, w.row, h.size, h.sha256, h.pieces, h.note"
+                    " FROM wanted w LEFT JOIN held h ON h.bucket = w.bucket AND h.name = w.name"
+                    " AND h.identity = w.identity WHERE (w.bucket, w.name) > (?, ?)"
+                    " ORDER BY w.bucket, w.name LIMIT ?",
+                    (*after, _BATCH),
+                ).fetchall()
+            if not rows:
+                return
+            for row in rows:
+                yield _unpacked(row[2]), None if row[3] is None else _held(row[3:])
+            after = rows[-1][:2]
+
+    def _insert(self, batch: list[tuple[object, ...]]) -> None:
+        with self._lock:
+            self._db.executemany("INSERT OR REPLACE INTO wanted VALUES (?, ?, ?, ?, ?)", batch)
+        batch.clear()
+
+
+def _held(row: tuple[object, ...]) -> Held:
+    size, sha256, pieces, note = row
+    assert isinstance(pieces, bytes)
+    parts = msgspec.json.decode(pieces, type=tuple[Part, ...])
+    return Held(int(str(size)), str(sha256), parts, str(note))
+
+
+def _packed(row: ObjectRow) -> bytes:
+    return json.dumps([getattr(row, name) for name in ObjectRow.__slots__]).encode()
+
+
+def _unpacked(packed: bytes) -> ObjectRow:
+    return ObjectRow(*json.loads(packed))

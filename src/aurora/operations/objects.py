@@ -1,0 +1,398 @@
+"""The objects of a project's Storage as part of a backup.
+
+The order is what makes them fit the snapshot. Copy what is there before the snapshot is
+taken, so that nothing is held open meanwhile; list them again under the snapshot; and read
+the few that are new when the snapshot is released. Bytes never change under one version, so
+what was copied ahead is right whatever happened since. What was replaced or deleted between
+the snapshot and its reading is told by name.
+"""
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from aurora.engines.base import Buffer, Stored
+from aurora.engines.logical.names import pin_output
+from aurora.engines.logical.snapshot import HeldSnapshot
+from aurora.engines.supabase import rows
+from aurora.engines.supabase.catalogue import Catalogue, Held, Part
+from aurora.engines.supabase.collect import Collected, Collector
+from aurora.engines.supabase.documents import (
+    ObjectEntry,
+    ObjectPage,
+    ObjectProblem,
+    PageRef,
+    Piece,
+    StoragePart,
+    ends_page,
+)
+from aurora.engines.supabase.rows import ObjectRow
+from aurora.errors import AuroraError, IntegrityError, UnsupportedRepository
+from aurora.events import EventSink, Noted, Warned
+from aurora.operations.content import Backup
+from aurora.postgres.errors import translated
+from aurora.postgres.server import open_control
+from aurora.repository.door import Ref, Repository
+from aurora.repository.ids import APART, STREAM
+from aurora.repository.layout import ObjectType
+from aurora.repository.writer import Writer
+from aurora.storage.limit import Rate
+from aurora.storage.retry import Patience
+from aurora.storage.supabase_rest import SupabaseRest
+from aurora.units import format_count, format_size, plural
+
+DEFAULT_JOBS = 8
+_SHOWN = 50  # problems that a manifest and a report name
+_LOOKED_AT = 100  # backups that are asked for an earlier index
+
+
+@dataclass(frozen=True, slots=True)
+class SourceObjects:
+    """Whether and how the source's Storage is read. ``client`` None: no key is configured."""
+
+    wanted: bool = False
+    client: SupabaseRest | None = None
+    jobs: int = DEFAULT_JOBS
+    max_rate: int | None = None  # bytes a second
+    skip: tuple[str, ...] = ()  # names of buckets, or patterns of them
+    patience: Patience = field(default_factory=lambda: Patience(budget=60.0))  # with one object
+
+
+@dataclass(slots=True)
+class ObjectsReport:
+    """What a backup run did with the Storage's objects."""
+
+    objects: int = 0  # in the snapshot
+    bytes: int = 0
+    read: int = 0  # objects
+    read_bytes: int = 0
+    lost: int = 0
+    newer: int = 0
+    left_out: str = ""  # why none are in the backup
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the backup has every object as the snapshot's row has it."""
+        return not (self.left_out or self.lost or self.newer)
+
+
+class ObjectsRun:
+    """The Storage's part of one backup run. A context manager: it keeps a file on disk."""
+
+    def __init__(
+        self,
+        dsn: str,
+        writer: Writer,
+        repository: Repository,
+        database: str,
+        source: SourceObjects,
+        *,
+        sink: EventSink,
+        cancel: threading.Event,
+    ) -> None:
+        self.report = ObjectsReport()
+        self._dsn = dsn
+        self._writer = writer
+        self._repository = repository
+        self._database = database
+        self._source = source
+        self._sink = sink
+        self._cancel = cancel
+        self._buckets: list[dict[str, Any]] = []
+        self._skipped: list[str] = []
+        self._listed = False
+        self._directory = tempfile.TemporaryDirectory(prefix="aurora-objects-")
+        self._catalogue = Catalogue(Path(self._directory.name))
+        self._uses: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "ObjectsRun":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._catalogue.close()
+        self._directory.cleanup()
+
+    @property
+    def is_told(self) -> bool:
+        """Whether there is anything to report."""
+        return self._listed or bool(self.report.left_out)
+
+    def copy_ahead(self) -> None:
+        """Read what is new so far, before the snapshot is taken. Raises SourceError, …"""
+        if not self._source.wanted:
+            return
+        with open_control(self._dsn) as conn, translated("source", doing="listing its Storage"):
+            if not rows.has_storage(conn):
+                return
+            pin_output(conn)
+            if self._source.client is None or not self._answers(self._source.client):
+                return
+            conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            taken, _ = rows.chosen_buckets(rows.read_buckets(conn), self._source.skip)
+            self._catalogue.want(rows.read_objects(conn, taken))
+            conn.execute("COMMIT")
+        self._remember()
+        self._collect()
+
+    def see(self, held: HeldSnapshot) -> None:
+        """List the objects of the snapshot. Raises SourceError."""
+        conn = held.connection
+        if not self._source.wanted or not rows.has_storage(conn):
+            return
+        count, size = rows.count_objects(conn)
+        self._buckets = rows.read_buckets(conn)
+        if self._source.client is None or self.report.left_out:
+            if count:
+                why = self.report.left_out or "no key of the project's Storage is configured"
+                self.report.left_out = (
+                    f"{plural(count, 'object')} of its Storage ({format_size(size)}): {why}"
+                )
+            return
+        taken, self._skipped = rows.chosen_buckets(self._buckets, self._source.skip)
+        self._skipped += [f"{what}: not covered" for what in rows.uncovered(conn)]
+        self._catalogue.want(rows.read_objects(conn, taken))
+        self._listed = True
+
+    def finish(self) -> tuple[StoragePart | None, list[Ref]]:
+        """Read what is still to be read; the manifest's part, and what it uses.
+
+        Raises StorageError and the like of the repository; the Storage's own failures are
+        in the report.
+        """
+        if not self._listed:
+            self._tell()
+            return None, []
+        self._collect()
+        assert self._source.client is not None
+        part = self._write(self._source.client.url)
+        self._tell()
+        return part, [Ref(name, raw) for name, raw in self._uses.items()]
+
+    def _answers(self, client: SupabaseRest) -> bool:
+        """Whether the Storage lets us in: asked once, before thousands of refusals."""
+        try:
+            seen = {str(bucket.get("id")) for bucket in client.buckets()}
+        except AuroraError as error:
+            self.report.left_out = error.message
+            return False
+        del seen
+        return True
+
+    def _remember(self) -> None:
+        """Hold what the newest backup holds, as far as it may be named again."""
+        before = newest_with_objects(self._repository, self._database, self._sink)
+        if before is None or before.body.storage is None:
+            return
+        try:
+            for page in pages(before):
+                good = [self._writer.is_reusable(Ref(p.object, p.raw)) for p in page.packs]
+                for entry in page.entries:
+                    if not entry.note and all(good[piece.pack] for piece in entry.pieces):
+                        self._hold(entry, page)
+        except IntegrityError as error:
+            self._sink(
+                Warned(
+                    "objects-index-unreadable",
+                    f"the list of objects in backup {before.entry.id} cannot be read: "
+                    f"{error.message}",
+                    f"Run `aurora backup verify {before.entry.id}`. What it held is read again.",
+                )
+            )
+
+    def _hold(self, entry: ObjectEntry, page: ObjectPage) -> None:
+        parts = tuple(
+            Part(
+                page.packs[piece.pack].object,
+                page.packs[piece.pack].raw,
+                piece.offset,
+                piece.length,
+            )
+            for piece in entry.pieces
+        )
+        row = ObjectRow(
+            entry.bucket, entry.name, entry.version, "", "", "", entry.updated_at, "", "",
+            etag=entry.etag, size=entry.size,
+        )  # fmt: skip
+        self._catalogue.hold(
+            entry.bucket, entry.name, row.identity, Held(entry.size, entry.sha256, parts)
+        )
+
+    def _collect(self) -> Collected:
+        assert self._source.client is not None
+        done = Collector(
+            self._source.client,
+            self._catalogue,
+            self._put,
+            self._source.jobs,
+            Rate(self._source.max_rate),
+            self._sink,
+            self._cancel,
+            self._source.patience,
+        ).run()
+        self.report.read += done.objects
+        self.report.read_bytes += done.bytes
+        if done.gave_up:
+            self._sink(
+                Warned(
+                    "objects-not-read",
+                    f"reading the Storage was given up: {done.gave_up}",
+                    "What was read before is kept; the rest is told as lost below.",
+                )
+            )
+        return done
+
+    def _put(self, data: Buffer) -> Stored:
+        ref = self._writer.put(ObjectType.OBJECT, data)
+        return Stored(ref.name, ref.raw)
+
+    def _write(self, url: str) -> StoragePart:
+        """The pages, and what is told of all of them."""
+        found: list[PageRef] = []
+        problems: list[ObjectProblem] = []
+        page = _PageBuilder()
+        for row, held in self._catalogue.all():
+            entry = page.add(row, held)
+            self.report.objects += 1
+            self.report.bytes += entry.size
+            if entry.note:
+                self.report.lost += entry.is_lost
+                self.report.newer += not entry.is_lost
+                if len(problems) < _SHOWN:
+                    problems.append(ObjectProblem(entry.bucket, entry.name, _told(entry.note)))
+            if ends_page(entry, len(page.entries), page.size):
+                found.append(self._put_page(page))
+                page = _PageBuilder()
+        if page.entries:
+            found.append(self._put_page(page))
+        self.report.problems = [str(problem) for problem in problems]
+        return StoragePart(
+            url=url,
+            buckets=tuple(self._buckets),
+            pages=tuple(found),
+            objects=self.report.objects,
+            bytes=self.report.bytes,
+            lost=self.report.lost,
+            newer=self.report.newer,
+            problems=tuple(problems),
+            skipped=tuple(self._skipped),
+        )
+
+    def _put_page(self, page: "_PageBuilder") -> PageRef:
+        for pack in page.packs:
+            self._uses[pack.object] = pack.raw
+        payload = msgspec.json.encode(ObjectPage(tuple(page.packs), tuple(page.entries)))
+        ref = self._writer.put(ObjectType.TABLE, payload)
+        self._uses[ref.name] = ref.raw
+        first = page.entries[0]
+        return PageRef(ref.name, ref.raw, len(page.entries), first.bucket, first.name)
+
+    def _tell(self) -> None:
+        report = self.report
+        if report.left_out:
+            self._sink(
+                Warned(
+                    "objects-left-out",
+                    f"the backup lacks {report.left_out}",
+                    "Give the key by AURORA_SOURCE_STORAGE_KEY_FILE (or _COMMAND, or storage_key "
+                    "under [source] in aurora.toml), or say that they are not wanted with "
+                    "include = false under [objects].",
+                )
+            )
+        for skipped in self._skipped:
+            self._sink(Warned("bucket-skipped", f"left out of the backup: bucket {skipped}"))
+        for problem in report.problems:
+            self._sink(Warned("object-problem", problem))
+        if more := report.lost + report.newer - len(report.problems):
+            self._sink(Warned("object-problem", f"and {format_count(more)} more objects"))
+        if self._listed:
+            self._sink(
+                Noted(
+                    f"{plural(report.objects, 'Storage object')}, {format_size(report.bytes)}; "
+                    f"{format_count(report.read)} read, the others were held"
+                )
+            )
+
+
+class _PageBuilder:
+    """Entries of one page, with the buffers that they lie in numbered."""
+
+    def __init__(self) -> None:
+        self.packs: list[Stored] = []
+        self.entries: list[ObjectEntry] = []
+        self.size = 0  # bytes of JSON, about
+        self._numbers: dict[str, int] = {}
+
+    def add(self, row: ObjectRow, held: Held | None) -> ObjectEntry:
+        held = held or Held(0, "", (), "lost: it was not read")
+        entry = ObjectEntry(
+            row.bucket,
+            row.name,
+            row.version,
+            held.size,
+            held.sha256,
+            tuple(Piece(self._number(part), part.offset, part.length) for part in held.parts),
+            row.mimetype,
+            row.cache_control,
+            row.etag,
+            row.user_metadata,
+            row.owner,
+            row.owner_id,
+            row.created_at,
+            row.updated_at,
+            row.last_accessed_at,
+            held.note,
+        )
+        self.entries.append(entry)
+        self.size += 400 + len(row.name) + len(row.user_metadata) + 120 * len(held.parts)
+        return entry
+
+    def _number(self, part: Part) -> int:
+        number = self._numbers.get(part.object)
+        if number is None:
+            number = self._numbers[part.object] = len(self.packs)
+            self.packs.append(Stored(part.object, part.raw))
+        return number
+
+
+def _told(note: str) -> str:
+    return {"newer": "replaced since the snapshot; the backup has the later bytes"}.get(
+        note, note.removeprefix("lost: ")
+    )
+
+
+def newest_with_objects(repository: Repository, database: str, sink: EventSink) -> Backup | None:
+    """The newest readable backup that holds objects of the Storage."""
+    del sink
+    looked = 0
+    for entry in reversed(repository.backups(database)):
+        if entry.type in (*APART, STREAM):
+            continue
+        looked += 1
+        if looked > _LOOKED_AT:
+            return None
+        try:
+            backup = Backup(repository, entry)
+        except (IntegrityError, UnsupportedRepository):
+            continue  # told by whoever needs that backup itself
+        if backup.body.storage is not None:
+            return backup
+    return None
+
+
+def pages(backup: Backup, wanted: Callable[[PageRef], bool] | None = None) -> Iterator[ObjectPage]:
+    """The pages of a backup in order (those that are *wanted*), one at a time.
+
+    Raises ObjectMissing, ObjectDamaged, StorageError.
+    """
+    part = backup.body.storage
+    for ref in part.pages if part is not None else ():
+        if wanted is None or wanted(ref):
+            text = backup.repository.read(Ref(ref.object, ref.raw))
+            yield msgspec.json.decode(text, type=ObjectPage)

@@ -1,0 +1,418 @@
+"""Restoring objects of a project's Storage: one, a bucket, or all of them.
+
+What is already right at the target is left alone, so a restore that was interrupted goes on
+where it was when it is run again. Nothing is ever deleted.
+"""
+
+import hashlib
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aurora.engines.logical.names import pin_output
+from aurora.engines.logical.threads import run_threads
+from aurora.engines.supabase import rows
+from aurora.engines.supabase.documents import NEWER, ObjectEntry, ObjectPage, PageRef, Piece
+from aurora.engines.supabase.upload import Uploader, fix_rows
+from aurora.errors import (
+    Cancelled,
+    IntegrityError,
+    ObjectDamaged,
+    StorageError,
+    TargetError,
+    UsageError,
+)
+from aurora.events import Advanced, EventSink, PhaseBegun, PhaseEnded, Warned, discard
+from aurora.operations.content import Backup, Readable
+from aurora.operations.objects import pages
+from aurora.postgres.server import open_control
+from aurora.repository.door import Ref
+from aurora.storage.limit import Rate
+from aurora.storage.supabase_rest import SupabaseRest
+from aurora.units import format_size, plural
+
+PHASE = "restoring Storage objects"
+_FIX_BATCH = 500
+_SHOWN = 200  # names in a report
+
+
+@dataclass(slots=True)
+class ObjectsRestored:
+    """What a restore of objects did."""
+
+    backup_id: str
+    target: str
+    objects: int = 0  # that were to be there
+    bytes: int = 0
+    uploaded: int = 0
+    uploaded_bytes: int = 0
+    already_right: int = 0
+    buckets_made: list[str] = field(default_factory=list)
+    rows_set: int = 0  # owner, times and user metadata set in the database
+    lost: list[str] = field(default_factory=list)  # the backup has no bytes for them
+    newer: list[str] = field(default_factory=list)  # the bytes are later than the snapshot
+    failed: list[str] = field(default_factory=list)
+    rows_without_bytes: list[str] = field(default_factory=list)
+    bytes_without_rows: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every object is there as the backup's snapshot had it."""
+        return not (self.lost or self.failed or self.rows_without_bytes or self.newer)
+
+    def document(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {**asdict(self), "seconds": round(self.seconds, 3)}
+
+
+class Packs:
+    """Stored buffers out of a repository; each is read once while it is in use."""
+
+    def __init__(self, repository: Readable, *, keep: int) -> None:
+        self._repository = repository
+        self._keep = keep
+        self._lock = threading.Lock()
+        self._held: OrderedDict[str, Future[bytes]] = OrderedDict()
+
+    def get(self, name: str, raw: int) -> bytes:
+        """Raises ObjectMissing, ObjectDamaged, StorageError."""
+        with self._lock:
+            future = self._held.get(name)
+            mine = future is None
+            if future is None:
+                future = self._held[name] = Future()
+                while len(self._held) > self._keep:
+                    self._held.popitem(last=False)
+            else:
+                self._held.move_to_end(name)
+        if mine:
+            try:
+                future.set_result(self._repository.read(Ref(name, raw)))
+            except BaseException as error:
+                with self._lock:
+                    self._held.pop(name, None)
+                future.set_exception(error)
+                raise
+        return future.result()
+
+    def chunks(self, page: ObjectPage, entry: ObjectEntry) -> Iterator[bytes]:
+        """An object's bytes, proven at the end. Raises as get, and ObjectDamaged."""
+        whole = hashlib.sha256()
+        for data in (self._piece(page, piece) for piece in entry.pieces):
+            whole.update(data)
+            yield data
+        if whole.hexdigest() != entry.sha256:
+            raise ObjectDamaged(
+                f"{entry.bucket}/{entry.name} in the backup is not what was read from the source",
+                hint="Run `aurora backup verify` on this backup and report this.",
+            )
+
+    def _piece(self, page: ObjectPage, piece: Piece) -> bytes:
+        pack = page.packs[piece.pack]
+        data = self.get(pack.object, pack.raw)
+        if piece.offset == 0 and piece.length == len(data):
+            return data
+        return data[piece.offset : piece.offset + piece.length]
+
+
+def storage_part(backup: Backup) -> None:
+    """Raise UsageError where the backup holds no objects of a Storage."""
+    if backup.body.storage is None:
+        raise UsageError(
+            f"backup {backup.entry.id} holds no Storage objects",
+            hint="It was made without the key of the project's Storage, or of a database "
+            "without one. `aurora backup list` shows the others.",
+        )
+
+
+def find_object(backup: Backup, path: str) -> tuple[ObjectPage, ObjectEntry]:
+    """The object ``bucket/name``. Raises UsageError where the backup has none of this name."""
+    storage_part(backup)
+    bucket, _, name = path.partition("/")
+    key = (bucket.encode(), name.encode())
+    assert backup.body.storage is not None
+    before = [ref for ref in backup.body.storage.pages if _first(ref) <= key]
+    for page in pages(backup, lambda ref: bool(before) and ref is before[-1]):
+        for entry in page.entries:
+            if (entry.bucket, entry.name) == (bucket, name):
+                return page, entry
+    near = _near(backup, name)
+    raise UsageError(
+        f"backup {backup.entry.id} has no object {path[:200]}",
+        hint="Write BUCKET/NAME as the project has it; both know upper and lower case."
+        + (f" Nearest: {', '.join(near)}." if near else ""),
+    )
+
+
+def save_object(backup: Backup, path: str, output: Path) -> ObjectEntry:
+    """Write an object to a file, which is there whole or not at all.
+
+    Raises UsageError, ObjectMissing, ObjectDamaged, StorageError, OSError as UsageError.
+    """
+    page, entry = find_object(backup, path)
+    _require_bytes(entry)
+    if output.is_dir():
+        output /= Path(entry.name).name
+    packs = Packs(backup.repository, keep=1)
+    temporary = output.with_name(f".{output.name}.aurora-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            for data in packs.chunks(page, entry):
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(output)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {output}: {(error.strerror or 'failed').lower()}",
+            hint="Nothing was changed. Name another file with --output.",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return entry
+
+
+def _require_bytes(entry: ObjectEntry) -> None:
+    if entry.is_lost:
+        raise UsageError(
+            f"the backup has no bytes of {entry.bucket}/{entry.name}: "
+            f"{entry.note.partition(': ')[2]}",
+            hint="Try an earlier or a later backup.",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectsPlan:
+    """What a restore of objects is going to do."""
+
+    backup: Backup
+    client: SupabaseRest
+    bucket: str = ""  # this one alone; "" for all
+    path: str = ""  # this object alone: bucket/name
+    dsn: str = ""  # the project's database, where rows are set; "" for none
+    rows_decide: bool = False  # only objects that have a row in that database
+    jobs: int = 8
+    max_rate: int | None = None  # bytes a second
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Lines for a person."""
+        part = self.backup.body.storage
+        assert part is not None
+        what = self.path or (f"bucket {self.bucket}" if self.bucket else "all buckets")
+        return [
+            ("backup", self.backup.entry.id),
+            ("state of", self.backup.snapshot.source.snapshot_at),
+            ("objects", what),
+            ("target", self.client.url),
+            ("replaced", "objects of the same name that differ; none is deleted"),
+            ("rows", "owner, times and metadata are set in its database" if self.dsn else
+                     "owner and times are the target's own (no database was given)"),
+        ]  # fmt: skip
+
+
+def plan_objects(plan: ObjectsPlan) -> ObjectsPlan:
+    """Check that it can be done. Changes nothing.
+
+    Raises UsageError, StorageError where the project's Storage does not answer.
+    """
+    storage_part(plan.backup)
+    part = plan.backup.body.storage
+    assert part is not None
+    names = [str(bucket["id"]) for bucket in part.buckets]
+    if plan.bucket and plan.bucket not in names:
+        raise UsageError(
+            f"backup {plan.backup.entry.id} has no bucket {plan.bucket[:100]}",
+            hint=f"It has {', '.join(names) or 'none'}.",
+        )
+    if plan.path:
+        _require_bytes(find_object(plan.backup, plan.path)[1])
+    plan.client.buckets()
+    return plan
+
+
+def run_objects(
+    plan: ObjectsPlan, *, sink: EventSink = discard, cancel: threading.Event | None = None
+) -> ObjectsRestored:
+    """Do what the plan says. Failures of single objects are in the report.
+
+    Raises StorageError (the project's Storage, or the repository's), TargetError, Cancelled.
+    """
+    return _Restore(plan, sink, cancel or threading.Event()).run()
+
+
+class _Restore:
+    def __init__(self, plan: ObjectsPlan, sink: EventSink, cancel: threading.Event) -> None:
+        self._plan = plan
+        self._sink = sink
+        self._cancel = cancel
+        self._packs = Packs(plan.backup.repository, keep=plan.jobs + 2)
+        self._uploader = Uploader(plan.client, Rate(plan.max_rate), sink)
+        self._lock = threading.RLock()
+        self._done_bytes = 0
+        self._to_fix: list[ObjectEntry] = []
+        self.report = ObjectsRestored(plan.backup.entry.id, plan.client.url)
+
+    def run(self) -> ObjectsRestored:
+        begun = time.monotonic()
+        part = self._plan.backup.body.storage
+        assert part is not None
+        self._sink(PhaseBegun(PHASE, part.bytes if not self._plan.path else None))
+        for bucket in part.buckets:
+            if self._wants_bucket(str(bucket["id"])) and self._uploader.make_bucket(bucket):
+                self.report.buckets_made.append(str(bucket["id"]))
+        entries = self._entries()
+
+        def work() -> None:
+            while (found := self._next(entries)) is not None:
+                self._restore(*found)
+
+        try:
+            run_threads(work, self._plan.jobs, name="objects", cancel=self._cancel)
+        finally:
+            self.report.notes += self._uploader.finish()
+        self._fix(last=True)
+        self.report.seconds = time.monotonic() - begun
+        self._sink(
+            PhaseEnded(
+                PHASE,
+                f"{plural(self.report.uploaded, 'object')} uploaded, "
+                f"{format_size(self.report.uploaded_bytes)}; "
+                f"{self.report.already_right} were right already",
+            )
+        )
+        for line in (*self.report.failed, *self.report.rows_without_bytes)[:_SHOWN]:
+            self._sink(Warned("object-not-restored", line))
+        return self.report
+
+    def _wants_bucket(self, name: str) -> bool:
+        wanted = self._plan.bucket or self._plan.path.partition("/")[0]
+        return not wanted or name == wanted
+
+    def _entries(self) -> Iterator[tuple[ObjectPage, ObjectEntry]]:
+        if self._plan.path:
+            yield find_object(self._plan.backup, self._plan.path)
+        elif self._plan.rows_decide and self._plan.dsn:
+            yield from self._entries_with_rows()
+        else:
+            for page, entry in self._entries_of_backup():
+                if self._wants_bucket(entry.bucket):
+                    yield page, entry
+
+    def _entries_of_backup(self) -> Iterator[tuple[ObjectPage, ObjectEntry]]:
+        for page in pages(self._plan.backup):
+            for entry in page.entries:
+                yield page, entry
+
+    def _entries_with_rows(self) -> Iterator[tuple[ObjectPage, ObjectEntry]]:
+        """Those of the backup that have a row in the target; both are in one order."""
+        with open_control(self._plan.dsn, what="target") as conn:
+            if not rows.has_storage(conn):
+                self.report.notes.append("the target's database has no schema of a Storage")
+                return
+            pin_output(conn)
+            conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            names = [str(one["id"]) for one in rows.read_buckets(conn)]
+            wanted = [name for name in names if self._wants_bucket(name)]
+            there = rows.read_objects(conn, wanted)
+            row = next(there, None)
+            for page, entry in self._entries_of_backup():
+                key = (entry.bucket.encode(), entry.name.encode())
+                while row is not None and (row.bucket.encode(), row.name.encode()) < key:
+                    self._note(self.report.rows_without_bytes, row.bucket, row.name,
+                               "its row is there, the backup has no such object")  # fmt: skip
+                    row = next(there, None)
+                if row is not None and (row.bucket, row.name) == (entry.bucket, entry.name):
+                    yield page, entry
+                    row = next(there, None)
+                elif self._wants_bucket(entry.bucket):
+                    self._note(self.report.bytes_without_rows, entry.bucket, entry.name,
+                               "the backup has it, the database has no row for it")  # fmt: skip
+            while row is not None:
+                self._note(self.report.rows_without_bytes, row.bucket, row.name,
+                           "its row is there, the backup has no such object")  # fmt: skip
+                row = next(there, None)
+
+    def _next(
+        self, entries: Iterator[tuple[ObjectPage, ObjectEntry]]
+    ) -> tuple[ObjectPage, ObjectEntry] | None:
+        with self._lock:
+            if self._cancel.is_set():
+                raise Cancelled("stopped while Storage objects were restored")
+            return next(entries, None)
+
+    def _restore(self, page: ObjectPage, entry: ObjectEntry) -> None:
+        with self._lock:
+            self.report.objects += 1
+            self.report.bytes += entry.size
+        if entry.is_lost:
+            why = f"not in the backup: {entry.note.partition(': ')[2]}"
+            return self._note(self.report.lost, entry.bucket, entry.name, why)
+        if entry.note == NEWER:
+            self._note(self.report.newer, entry.bucket, entry.name, "later than the snapshot")
+        try:
+            right = self._uploader.is_there(entry)
+            if not right:
+                self._uploader.put(entry, lambda: self._packs.chunks(page, entry))
+        except (IntegrityError, StorageError) as error:
+            return self._note(self.report.failed, entry.bucket, entry.name, error.message)
+        with self._lock:
+            self.report.already_right += right
+            self.report.uploaded += not right
+            self.report.uploaded_bytes += 0 if right else entry.size
+            self._done_bytes += entry.size
+            done = self._done_bytes
+            self._to_fix.append(entry)
+        self._sink(Advanced(PHASE, done, f"{entry.bucket}/{entry.name}"))
+        self._fix()
+        return None
+
+    def _fix(self, *, last: bool = False) -> None:
+        """Set the rows of what was restored, some hundred at a time."""
+        with self._lock:
+            if not self._to_fix or (len(self._to_fix) < _FIX_BATCH and not last):
+                return
+            batch, self._to_fix = self._to_fix, []
+        if not self._plan.dsn:
+            return
+        try:
+            with open_control(self._plan.dsn, what="target") as conn:
+                count = fix_rows(conn, batch)
+        except TargetError as error:
+            with self._lock:
+                told = f"owner and times of objects are the target's own: {error.message}"
+                if told not in self.report.notes:
+                    self.report.notes.append(told)
+            return
+        with self._lock:
+            self.report.rows_set += count
+
+    def _note(self, found: list[str], bucket: str, name: str, why: str) -> None:
+        with self._lock:
+            if len(found) < _SHOWN:
+                found.append(f"{bucket}/{name}: {why}")
+            elif len(found) == _SHOWN:
+                found.append("and more")
+
+
+def _first(ref: PageRef) -> tuple[bytes, bytes]:
+    return ref.bucket.encode(), ref.first.encode()
+
+
+def _near(backup: Backup, name: str) -> list[str]:
+    """Objects whose name differs by case or by its folder alone: the first few."""
+    tail, found = name.rpartition("/")[2].lower(), []
+    for page in pages(backup):
+        for entry in page.entries:
+            if entry.name.lower().endswith(tail) and tail:
+                found.append(f"{entry.bucket}/{entry.name}")
+                if len(found) == 3:
+                    return found
+    return found
