@@ -53,8 +53,7 @@ def _stop(shown: Surface, daemon: Any, server: Any) -> None:
     busy = daemon.worker.busy
     waiting = f"; waiting for {', '.join(busy)} to end in order" if busy else ""
     shown.sink(Noted(f"stopping{waiting}"))
-    daemon.worker.stop()
-    daemon.close()
+    daemon.stop()
     server.stop()
 
 

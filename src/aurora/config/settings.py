@@ -113,6 +113,9 @@ class BackupSettings(_Section):
 
 
 class StreamSettings(_Section):
+    enabled: bool = Field(
+        default=False, description="`aurora run` keeps a stream instead of hourly incrementals"
+    )
     interval: Duration = Field(
         default=10.0, ge=0.1, le=3600, description="a change waits at most this long to be stored"
     )

@@ -29,7 +29,7 @@ def check_log(info: ConnInfo, label: str, skip: Collection[str] = ()) -> Iterato
         if broken := slot_break(held, names, facts.database):
             yield failed("log-slot", broken, "Incrementals become fulls until it is mended.")
             return
-        yield slot_health(held)
+        yield _health(held)
         yield from _retention(facts, held)
         yield from _published(slots.published(conn, names), tables)
 
@@ -45,8 +45,7 @@ def _not_there(facts: ServerFacts, tables: list[Identity]) -> Finding:
     )
 
 
-def slot_health(held: SlotState) -> Finding:
-    """Whether the slot is about to hurt the source, or to be given up by it; pure."""
+def _health(held: SlotState) -> Finding:
     told = f"{held_note(held)}, {format_size(held.lag_bytes)} not yet backed up"
     limit = held.held_bytes + (held.safe_wal_size or 0)
     short = held.safe_wal_size is not None and held.held_bytes > limit * _WARN_SHARE

@@ -127,8 +127,11 @@ def run_child(
     stop: threading.Event,
     stop_timeout: float,
     alive: Callable[[], bool] = lambda: True,
+    on_message: Callable[[str, dict[str, Any]], None] = lambda _kind, _message: None,
 ) -> ChildResult:
     """Run ``aurora --config CONFIG WORDS --json`` to its end.
+
+    *on_message* gets each of its JSON lines, by message type.
 
     When *stop* is set, or *alive* (asked several times a second) says no, it gets SIGTERM and
     ends in order; after *stop_timeout* seconds SIGKILL.
@@ -154,7 +157,9 @@ def run_child(
         try:
             with child:
                 result = ChildResult(0, 0.0)
-                reader = threading.Thread(target=_read, args=(child.stdout, result), daemon=True)
+                reader = threading.Thread(
+                    target=_read, args=(child.stdout, result, on_message), daemon=True
+                )
                 reader.start()
                 try:
                     result.stopped = _wait(child, stop, stop_timeout, alive)
@@ -201,13 +206,17 @@ def _end(child: subprocess.Popen[bytes], stop_timeout: float) -> None:
         raise
 
 
-def _read(stream: Any, result: ChildResult) -> None:
+def _read(
+    stream: Any, result: ChildResult, on_message: Callable[[str, dict[str, Any]], None]
+) -> None:
     for line in stream:
         try:
             message = json.loads(line)
         except ValueError:
             continue
         kind = message.get("message_type") if isinstance(message, dict) else None
+        if isinstance(kind, str):
+            on_message(kind, message)
         if kind == "summary":
             result.summary = message
         elif kind == "warning":

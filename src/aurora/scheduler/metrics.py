@@ -1,6 +1,6 @@
 """What Prometheus is told: ages are counted when it asks, so a look that stands still shows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -27,6 +27,8 @@ METRICS = {
     "aurora_last_proven_restore_age_seconds": "Since the last proven restore.",
     "aurora_last_restore_duration_seconds": "How long that took: RTO as last measured.",
     "aurora_last_recovery_test_ok": "1 where the last restore or recovery test passed.",
+    "aurora_stream_up": "1 while a stream of this daemon stores changes.",
+    "aurora_stream_rpo_seconds": "Changes that would be lost now, as the stream counts.",
     "aurora_source_up": "1 where the source answers.",
     "aurora_change_log_lag_bytes": "WAL that is not backed up.",
     "aurora_slot_retained_bytes": "WAL that the slot keeps on the source.",
@@ -77,7 +79,15 @@ class Shown(Protocol):
 class Collector:
     """Collects when Prometheus asks. Registered with a registry of its own."""
 
-    def __init__(self, state: State, board: Shown, database: str) -> None:
+    def __init__(
+        self,
+        state: State,
+        board: Shown,
+        database: str,
+        stream: Callable[[], dict[str, Any] | None] = lambda: None,
+    ) -> None:
+        """*stream*: what the stream says of itself; None where none is wanted."""
+        self._stream = stream
         self._state = state
         self._board = board
         self._database = database
@@ -104,9 +114,17 @@ class Collector:
         for job in JOBS:
             if job.name in self._state:
                 yield from _of_job(job.name, self._state[job.name])
+        stream = self._stream()
+        counted = None
+        if stream is not None:
+            counted = stream.get("rpo_seconds") if stream.get("state") == "streaming" else None
+            yield "aurora_stream_up", (), float(stream.get("state") == "streaming")
+            yield "aurora_stream_rpo_seconds", (), stream.get("rpo_seconds")
         report = self._board.report
         if report is not None:
             now = clock.now()
+            # A stream counts all the time, a look every few minutes.
+            yield "aurora_rpo_seconds", (), report.rpo.seconds if counted is None else counted
             yield from _of_recovery(report, now)
             yield from _of_backups(report, now)
             yield from _of_source(report)
@@ -143,7 +161,6 @@ def _of_recovery(report: StatusReport, now: datetime) -> Iterator[Sample]:
     yield "aurora_earliest_recoverable_timestamp_seconds", (), _stamp(window.from_at)
     yield "aurora_latest_recoverable_timestamp_seconds", (), _stamp(window.to_at)
     yield "aurora_recovery_gaps", (), float(len(window.gaps))
-    yield "aurora_rpo_seconds", (), report.rpo.seconds
     yield "aurora_rpo_bytes", (), report.rpo.bytes
     if proven is not None:
         yield "aurora_last_proven_restore_age_seconds", (), _since(proven.at, now)

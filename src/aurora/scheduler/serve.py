@@ -3,7 +3,7 @@
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aurora import clock
 from aurora.errors import UsageError
@@ -21,7 +21,9 @@ class Server:
     def __init__(self, listen: str, daemon: "Daemon") -> None:
         self._listen = listen
         self._daemon = daemon
-        self._collector = Collector(daemon.state, daemon.board, daemon.aurora.database)
+        self._collector = Collector(
+            daemon.state, daemon.board, daemon.aurora.database, self._stream
+        )
         self._http: ThreadingHTTPServer | None = None
 
     @property
@@ -64,6 +66,10 @@ class Server:
         if self._http is not None:
             self._http.shutdown()
             self._http.server_close()
+
+    def _stream(self) -> dict[str, Any] | None:
+        keeper = self._daemon.keeper
+        return None if keeper is None else keeper.state
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """One request."""

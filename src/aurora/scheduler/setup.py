@@ -31,6 +31,7 @@ from aurora.scheduler.jobs import AFTER_BACKUP, JOBS, Job, Retries
 from aurora.scheduler.lease import Gate
 from aurora.scheduler.runner import Runner, RunnerOptions
 from aurora.scheduler.state import State
+from aurora.scheduler.streaming import StreamKeeper
 from aurora.scheduler.telling import Teller, digest, observe
 from aurora.scheduler.worker import Worker, seed
 from aurora.wiring import Aurora
@@ -103,11 +104,26 @@ class Daemon:
     board: Board
     rules: Mapping[str, Rule]
     retries: Retries
+    keeper: StreamKeeper | None  # where the settings want a stream
 
     def start(self) -> None:
         """Begin in the background. Raises AuroraError where nothing can be remembered."""
         seed(self.state, self.rules, lambda: _newest(self.aurora), clock.now())
         self.worker.start()
+        if self.keeper is not None:
+            self.keeper.start()
+
+    def stop(self) -> None:
+        """Stop in order: what runs ends, nothing begins, what is to be told is sent."""
+        stopping = []
+        if self.keeper is not None:
+            stopping.append(threading.Thread(target=self.keeper.stop))
+        stopping.append(threading.Thread(target=self.worker.stop))
+        for one in stopping:
+            one.start()
+        for one in stopping:
+            one.join()
+        self.close()
 
     def look(self) -> None:
         """Look at everything; tell what is wrong or right again."""
@@ -162,10 +178,17 @@ def set_up(aurora: Aurora, config: Path, known: Known, sink: EventSink) -> Daemo
         words=lambda job: _more_words(aurora, job),
     )
     gate = Gate(state.directory / "jobs", _claims(aurora, state), _source_lock(aurora))
-    runner = Runner(state, gate, options, [Teller(desk, pings)], sink)
+    teller = Teller(desk, pings)
+    runner = Runner(state, gate, options, [teller], sink)
+    keeper = None
+    if settings.stream.enabled:
+        keeper = StreamKeeper(
+            config.absolute(), state.directory / "jobs", teller, sink,
+            stop_timeout=settings.schedule.stop_timeout,
+        )  # fmt: skip
     daemon = Daemon(
         aurora, state, runner, Worker(state, runner, rules, retries, sink), desk, pings, Board(),
-        rules, retries,
+        rules, retries, keeper,
     )  # fmt: skip
     daemon.worker.chores = [
         (settings.metrics.refresh, daemon.look),
@@ -180,6 +203,8 @@ def set_up(aurora: Aurora, config: Path, known: Known, sink: EventSink) -> Daemo
 def rules_of(aurora: Aurora) -> dict[str, Rule]:
     """Job -> when it is due; retention has no times of its own."""
     rules = dict(schedule_of(aurora))
+    if aurora.settings.stream.enabled:
+        rules.pop("incremental", None)
     if aurora.settings.schedule.prune:
         rules[AFTER_BACKUP] = Rule("after each backup", "")
     return rules

@@ -51,6 +51,23 @@ class Teller:
             self._desk.problem(Notice("job-failed", key, Severity.ERROR, subject, facts), now)
             self._pings.failed(job.name, f"{state.message}\n{state.hint}\n\n{facts['tail']}")
 
+    def stream_down(self, result: ChildResult, since: datetime) -> None:
+        """The continuous stream does not stay up."""
+        facts = {
+            "job": "stream of the change log",
+            "message": result.message,
+            "hint": result.hint,
+            "due": f"all the time, since {clock.isoformat(since)}",
+            "attempts": "again and again, and is",
+            "last_ok": "before that",
+            "tail": "\n".join(result.tail.splitlines()[-_TAIL_LINES:]) or "(nothing)",
+        }
+        notice = Notice("job-failed", "job/stream", Severity.ERROR, "the stream is down", facts)
+        self._desk.problem(notice, self._now())
+
+    def stream_up(self) -> None:
+        self._desk.solved("job/stream", self._now())
+
 
 def _facts(job: Job, state: JobState, result: ChildResult) -> dict[str, str]:
     due = state.handled or state.retry_due
