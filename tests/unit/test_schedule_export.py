@@ -81,7 +81,8 @@ def vars_of(options: ExportOptions) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "text",
     ["hourly", "every 15 min", "daily at 03:30", "weekly on sunday", "0 0 * * 1-5",
-     "0 0 * * fri-sun", "monthly on 3 at 05:00", "quarterly", "5,35 8-17/3 * * *", "0 0 * * 7", "0 0 * jan,jul mon"],
+     "0 0 * * fri-sun", "monthly on 3 at 05:00", "quarterly", "5,35 8-17/3 * * *",
+     "0 0 * * 7", "0 0 * jan,jul mon"],
 )  # fmt: skip
 def test_systemd_means_the_same_times(text: str, analyze: str) -> None:
     """Its own calendar and ours name the same next three moments."""
