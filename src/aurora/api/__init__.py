@@ -23,6 +23,14 @@ from aurora.api.backups import (
 )
 from aurora.api.changelog import mark_point, prepare_source, transactions
 from aurora.api.common import reports_directory
+from aurora.api.incident_recovery import (
+    recover_rows,
+    recover_table,
+    recover_whole,
+    rehearse,
+    require_how,
+    save_lost_rows,
+)
 from aurora.api.incidents import (
     assess,
     incident_records,
@@ -44,6 +52,7 @@ from aurora.api.keys import (
 )
 from aurora.api.objects import restore_objects, save_object
 from aurora.api.overview import status
+from aurora.api.proof import last_test, run_recovery_test, validate
 from aurora.api.restores import (
     plan_point,
     plan_restore,
@@ -74,6 +83,7 @@ __all__ = [
     "heal_backups",
     "hold_backup",
     "incident_records",
+    "last_test",
     "list_backups",
     "list_keys",
     "mark_point",
@@ -90,12 +100,17 @@ __all__ = [
     "prune_places",
     "record",
     "recorded",
+    "recover_rows",
+    "recover_table",
+    "recover_whole",
     "recovery_point",
     "recovery_sheet_of",
+    "rehearse",
     "release_backup",
     "remove_key",
     "replicate",
     "reports_directory",
+    "require_how",
     "restore",
     "restore_objects",
     "restore_options",
@@ -104,6 +119,8 @@ __all__ = [
     "resume_writes",
     "rotate_key",
     "run_prune",
+    "run_recovery_test",
+    "save_lost_rows",
     "save_object",
     "start_incident",
     "status",
@@ -112,6 +129,7 @@ __all__ = [
     "touches",
     "transactions",
     "undelete_backup",
+    "validate",
     "verify_all",
     "verify_audit",
     "verify_backup",
