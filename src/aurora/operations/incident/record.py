@@ -110,6 +110,18 @@ class Incidents:
         self.save(made)
         return made
 
+    def adopt(self, text: str, title: str, severity: str, *, by: str) -> Incident:
+        """Make a draft, by a part of its id, an incident that is open. Raises UsageError."""
+        found = self.find(text)
+        if found.state != DRAFT:
+            raise UsageError(f"incident {found.id} is no draft: it is {found.state}")
+        if severity not in SEVERITIES or not title.strip():
+            raise UsageError("an incident needs a title and a severity")
+        found.state, found.title, found.severity = OPEN, title.strip()[:200], severity
+        found.note("start", f"the draft was opened: {found.title} ({severity})", by=by)
+        self.save(found)
+        return found
+
     def directory(self, incident: Incident | str) -> Path:
         """Where an incident's files are."""
         return self.root / (incident if isinstance(incident, str) else incident.id)
