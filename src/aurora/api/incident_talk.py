@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from aurora import clock
 from aurora.api.audit import record
 from aurora.api.incidents import incident_records
 from aurora.config.settings import NotifyTarget
@@ -15,7 +16,7 @@ from aurora.notify.deliver import Target, deliver
 from aurora.notify.notices import Severity
 from aurora.notify.templates import Message
 from aurora.operations.incident import communicate as talk
-from aurora.operations.incident import messages
+from aurora.operations.incident import messages, writes
 from aurora.operations.incident import report as report_operation
 from aurora.operations.incident.record import Incident, Incidents, whoami
 from aurora.operations.incident.status_page import Publisher, StaticPage, Statuspage, Webhook
@@ -183,6 +184,31 @@ def _send(
             hint="The draft is in the record; `aurora incident communicate --publish --notify` "
             "sends it where it is missing.",
         )
+
+
+def remind_of_stopped_writes(aurora: Aurora, *, sink: EventSink = discard) -> bool:
+    """Tell the stakeholders that writes are still stopped, where that is due; whether it was.
+
+    For a daemon to call now and then.
+    """
+    book, now = incident_records(aurora), clock.now()
+    found = writes.stopping_incident(book)
+    every = aurora.settings.incident.reminder
+    if found is None or not writes.reminder_due(found, every=every, now=now):
+        return False
+    people = notifier(aurora)
+    message = messages.filled(found, "reminder", directory=templates_of(aurora))
+    lost = people("incident-reminder", found.severity, message) if people else []
+    try:
+        with book.held(found) as held:
+            held.writes["reminded_at"] = clock.isoformat(now)
+            told = f"reminded that writes are stopped{'; not told: ' if lost else ''}"
+            held.note("reminder", told + "; ".join(lost), by="the daemon")
+            book.save(held)
+    except AuroraError:
+        return False  # somebody works on the incident right now: nobody has forgotten it
+    sink(Warned("writes-stopped", message.title, message.body))
+    return True
 
 
 def publishers(aurora: Aurora, book: Incidents, sink: EventSink) -> list[Publisher]:
