@@ -137,7 +137,7 @@ class Incidents:
         for path in sorted(self.root.glob(f"*/{_RECORD}")):
             with contextlib.suppress(UsageError):
                 found.append(self._read(path))
-        return sorted(found, key=lambda one: one.id)
+        return sorted(found, key=lambda one: (one.opened_at, one.id))
 
     def current(self) -> Incident | None:
         """The newest that is open."""
