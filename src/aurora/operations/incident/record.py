@@ -180,7 +180,7 @@ class Incidents:
         Raises RepositoryLocked. The lock ends with the process.
         """
         directory = self.directory(incident)
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (directory / _LOCK).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
