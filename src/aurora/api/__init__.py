@@ -22,6 +22,7 @@ from aurora.api.backups import (
 )
 from aurora.api.changelog import mark_point, prepare_source, transactions
 from aurora.api.common import reports_directory
+from aurora.api.drills import drill, drills, next_drill
 from aurora.api.incidents import (
     assess,
     incident_records,
@@ -62,6 +63,7 @@ from aurora.api.retention import (
     run_prune,
     undelete_backup,
 )
+from aurora.api.security import audit_security
 from aurora.api.streaming import stream
 from aurora.repository.sealed import new_identity
 
@@ -70,7 +72,10 @@ __all__ = [
     "assess",
     "audit_entries",
     "audit_entry",
+    "audit_security",
     "create_backup",
+    "drill",
+    "drills",
     "heal_backups",
     "hold_backup",
     "incident_records",
@@ -79,6 +84,7 @@ __all__ = [
     "list_keys",
     "mark_point",
     "new_identity",
+    "next_drill",
     "plan_point",
     "plan_prune",
     "plan_restore",
