@@ -150,8 +150,13 @@ class Content:
     notes: tuple[str, ...] = ()
 
 
-def plan_restore(backup: Backup, dsn: str, options: RestoreOptions) -> RestorePlan:
+def plan_restore(
+    backup: Backup, dsn: str, options: RestoreOptions, *, snapshot: Snapshot | None = None
+) -> RestorePlan:
     """Look at the target and decide. Changes nothing.
+
+    Args:
+        snapshot: what is restored, if not the backup's own.
 
     Raises:
         TargetNotEmpty: it holds something and ``in_place`` was not asked for.
@@ -171,7 +176,7 @@ def plan_restore(backup: Backup, dsn: str, options: RestoreOptions) -> RestorePl
         )
     state = look_at(dsn)
     require_usable(state.server, "target")
-    snapshot = backup.snapshot
+    snapshot = snapshot or backup.snapshot
     _require_version(snapshot, state)
     project = _as_project(backup, state, options)
     if project is not None:
@@ -450,7 +455,7 @@ def _sweep(plan: RestorePlan, sink: EventSink) -> None:
         return
     try:
         if plan.mode == "project":
-            sweep_project(plan.state.info)
+            sweep_project(plan.state.info, plan.restore_id)
         else:
             with maintenance(plan.state.info) as conn:
                 drop_unfinished(conn, plan.build_name, plan.restore_id)
