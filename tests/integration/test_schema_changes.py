@@ -280,7 +280,7 @@ CHANGES = (
     f" ADD COLUMN odd text NOT NULL DEFAULT {ODD} || E'\\t',"
     " ADD COLUMN many int[] DEFAULT '{1,2}'",
     "ALTER TABLE gains ALTER odd SET DEFAULT 'later'", "ALTER TABLE gains ALTER at DROP DEFAULT",
-    "INSERT INTO plain VALUES (100, 'between', 'b')",
+    "INSERT INTO plain VALUES (100, 'between', 'b')", "UPDATE swaps SET v = 'between' WHERE id = 9",
     "ALTER TABLE loses DROP COLUMN a, DROP COLUMN b",
     "ALTER TABLE loses ADD COLUMN a int DEFAULT 7",
     "ALTER TABLE again DROP COLUMN v", "ALTER TABLE again ADD COLUMN v text DEFAULT 'new'",

@@ -199,6 +199,8 @@ def find_point(
         carried = _carry(base, schema, resolution, streamed)
         streamed &= frozenset(t.oid for t in schema.backup.snapshot.tables)
         after = schema  # it is not before the target
+    # Owners and extensions of a later schema may be later too.
+    facts = schema.backup.snapshot if resolution.schema else last
     unseen = [_UNSEEN] if after.is_piece and not after.log.fingerprint else []
     data, reread = _rows(base, schema, before, streamed)
     sequences, behind = _sequences(schema, before[-1], _read_at(after, before[-1], chain))
@@ -207,8 +209,8 @@ def find_point(
         sequences=sequences,
         large_objects=last.large_objects,
         vault=last.vault,
-        globals=last.globals,
-        source=msgspec.structs.replace(base.backup.snapshot.source, database=last.source.database),
+        globals=facts.globals,
+        source=msgspec.structs.replace(base.backup.snapshot.source, database=facts.source.database),
     )
     return Point(
         target, base.backup, schema.backup, resolution, chain, wanted, streamed, reread,
@@ -270,6 +272,7 @@ def _read_log(
     sink: EventSink,
 ) -> Merge:
     wanted = point.streamed if only is None else point.streamed & frozenset(only)
+    recasts = {oid: one for oid, one in point.recasts.items() if oid in wanted}
     merge = Merge(
         {t.oid: t for t in point.snapshot.tables if t.oid in wanted},
         frozenset(t.oid for t in (*point.backup.snapshot.tables, *point.snapshot.tables)) - wanted,
@@ -279,8 +282,8 @@ def _read_log(
         spool.keep,
         directory,
         point.keys_in_memory,
-        {oid: one for oid, one in point.recasts.items() if oid in wanted},
-        frozenset(m.place for m in point.resolution.passed if changes_schema(m.text)),
+        recasts,
+        {oid: _places(point.resolution, oid) for oid in recasts},
     )
     stack.callback(merge.close)
     phase = "reading the change log"
@@ -407,9 +410,22 @@ def _carry(base: Link, schema: Link, resolution: Resolution, streamed: frozenset
             found = recast(was, table, changes, rewritten)
             if isinstance(found, str):
                 refused[table.oid] = found
-            elif not found.is_plain or was.copy_columns != table.copy_columns:
+            elif found.is_plain and was.copy_columns == table.copy_columns:
+                continue
+            elif _places(resolution, table.oid):
                 recasts[table.oid] = found
+            else:
+                refused[table.oid] = "has other columns, and no marker tells since when"
     return Carried(recasts, refused)
+
+
+def _places(resolution: Resolution, oid: int) -> frozenset[int]:
+    """Where in the log the columns of a table changed, between the full and the target."""
+    return frozenset(
+        m.place
+        for m in resolution.passed
+        if changes_schema(m.text) and oid in read_change(m.text).tables
+    )
 
 
 def _types(backup: Backup) -> dict[str, str]:

@@ -26,11 +26,13 @@ _FUNCTION = "mark_schema_change"
 _EVENTS = {"ddl": "ddl_command_end", "drop": "sql_drop", "rewrite": "table_rewrite"}
 _VERSION = 1  # of the function; part of its text, so that another one is not taken for it
 
-# A constant default of a new column is in no row and, after the next rewrite, in no catalog:
-# the marker carries it, for the table and what inherits the column.
+# Which tables' columns a change may touch, with all that inherit them. And what old rows hold
+# in a column that was added with a constant default: it is in no row and, after the next
+# rewrite, in no catalog.
 _BODY = f"""
 DECLARE
     told jsonb := jsonb_build_object('tag', TG_TAG);
+    touched oid[] := ARRAY[]::oid[];
     missing jsonb;
 BEGIN -- {_VERSION}
     IF COALESCE(current_setting('aurora.plain_ddl_markers', true), '') = 'on' THEN
@@ -44,6 +46,9 @@ BEGIN -- {_VERSION}
                        WHERE NOT d.is_temporary) THEN
             RETURN;
         END IF;
+        SELECT COALESCE(array_agg(DISTINCT d.objid), touched) INTO touched
+        FROM pg_event_trigger_dropped_objects() d
+        WHERE d.classid = 'pg_class'::regclass AND d.objsubid <> 0;
     ELSE
         IF NOT EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c
                        WHERE c.schema_name IS DISTINCT FROM 'pg_temp') THEN
@@ -56,19 +61,25 @@ BEGIN -- {_VERSION}
               UNION
                 SELECT i.inhrelid FROM pg_inherits i JOIN tree ON tree.oid = i.inhparent
             )
+            SELECT COALESCE(array_agg(tree.oid), touched) INTO touched FROM tree;
             SELECT jsonb_object_agg(t.oid, t.columns) INTO missing FROM (
-                SELECT a.attrelid AS oid, jsonb_object_agg(a.attnum, a.attmissingval::text) AS columns
-                FROM pg_attribute a JOIN tree ON tree.oid = a.attrelid
-                WHERE a.atthasmissing AND NOT a.attisdropped GROUP BY a.attrelid
+                SELECT a.attrelid AS oid,
+                       jsonb_object_agg(a.attnum, a.attmissingval::text) AS columns
+                FROM pg_attribute a
+                WHERE a.attrelid = ANY (touched) AND a.atthasmissing AND NOT a.attisdropped
+                GROUP BY a.attrelid
             ) t;
         END IF;
+    END IF;
+    IF touched <> ARRAY[]::oid[] THEN
+        told := told || jsonb_build_object('tables', to_jsonb(touched::bigint[]));
     END IF;
     IF missing IS NOT NULL THEN
         told := told || jsonb_build_object('missing', missing);
     END IF;
     PERFORM pg_logical_emit_message(true, '{PREFIX}', '{CHANGE}' || told::text);
 END
-"""  # noqa: E501 - SQL
+"""
 _SETTINGS = (
     "search_path = pg_catalog, pg_temp", "datestyle = 'ISO, YMD'", "intervalstyle = postgres",
     "timezone = 'UTC'", "extra_float_digits = 1", "bytea_output = hex", "lc_monetary = 'C'",
@@ -154,11 +165,13 @@ def markers_of(conn: Connection, names: LogNames) -> str:
 class Change(msgspec.Struct, frozen=True):
     """A marker's content.
 
-    ``missing`` has, by table oid and column number, what old rows hold in columns that were
-    added with a constant default: an array of one element, as PostgreSQL writes it.
+    ``tables`` are the oids of those whose columns it may have touched. ``missing`` has, by
+    table oid and column number, what old rows hold in columns that were added with a constant
+    default: an array of one element, as PostgreSQL writes it.
     """
 
     tag: str
+    tables: tuple[int, ...] = ()
     missing: dict[str, dict[str, str]] = {}
     plain: bool = False  # it did not look at the catalog
 
