@@ -71,7 +71,7 @@ def test_a_composite_type_that_changed() -> None:
 def test_columns_that_go_and_come() -> None:
     """By their numbers; the constant default is what the marker says, else NULL."""
     added = Column("v", "text", 4), Column("n", "text", 5)
-    change = Change("ALTER TABLE", {"7": {"4": '{"a\\"\\\\\tb,"}'}})
+    change = Change("ALTER TABLE", missing={"7": {"4": '{"a\\"\\\\\tb,"}'}})
     found = recast(_table(ID, V, W), _table(ID, W, *added), [change], [])
     assert isinstance(found, Recast)
     assert not found.is_plain
