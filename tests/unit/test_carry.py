@@ -102,3 +102,10 @@ def test_tables_that_are_refused(new: Table, rewritten: list[int], why: str) -> 
     found = recast(_table(ID, V), new, [], rewritten)
     assert isinstance(found, str)
     assert why in found
+
+
+def test_a_default_that_is_told_in_two_ways() -> None:
+    """One of the two marks is not the server's."""
+    changes = [Change("ALTER TABLE", missing={"7": {"4": text}}) for text in ("{a}", "{b}")]
+    found = recast(_table(ID), _table(ID, Column("n", "text", 4)), changes, [])
+    assert found == "has a column n whose default is told in two ways"

@@ -155,6 +155,11 @@ class Point:
             f"of {plural(touched, 'table')} that the log changed the number of rows was checked; "
             "of the others the checksums too",
         ]
+        if self.resolution.schema:
+            notes.append(
+                "the schema changed between the full and the target: it is as "
+                f"{self.schema.entry.id} found it, and rows were carried over the change"
+            )
         notes += [
             f"{name} has no replica identity that the log can carry: its rows are of {at}"
             for name, at in self.reread_of(oids).items()
