@@ -18,6 +18,7 @@ from aurora.api.backups import (
     heal_backups,
     list_backups,
     replicate,
+    verify_all,
     verify_backup,
 )
 from aurora.api.changelog import mark_point, prepare_source, transactions
@@ -129,6 +130,7 @@ __all__ = [
     "transactions",
     "undelete_backup",
     "validate",
+    "verify_all",
     "verify_audit",
     "verify_backup",
 ]

@@ -115,6 +115,9 @@ class BackupSettings(_Section):
 
 
 class StreamSettings(_Section):
+    enabled: bool = Field(
+        default=False, description="`aurora run` keeps a stream instead of hourly incrementals"
+    )
     interval: Duration = Field(
         default=10.0, ge=0.1, le=3600, description="a change waits at most this long to be stored"
     )
@@ -353,7 +356,7 @@ class MetricsSettings(_Section):
     listen: str = Field(
         default="127.0.0.1:9464", description="address:port of /metrics and /healthz; off for none"
     )
-    refresh: Duration = Field(default=60.0, ge=5, description="how old the figures may be")
+    refresh: Duration = Field(default=300.0, ge=5, description="how old the figures may be")
 
     @field_validator("listen")
     @classmethod
