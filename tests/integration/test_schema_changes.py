@@ -16,6 +16,7 @@ from aurora.operations.log import transactions
 from aurora.operations.recover import run_recovery
 from aurora.operations.source import plan_prepare, plan_undo, run_prepare, run_undo
 from aurora.postgres.server import open_control
+from tests.fixtures.hosted import NewProject
 from tests.fixtures.looks import Look, compare, look, run_script, run_sql
 from tests.fixtures.postgres import NewDatabase
 from tests.fixtures.projects import LABEL, NewRole, NewTarget, Project
@@ -210,6 +211,19 @@ def test_undo_removes_every_trace(story: Story) -> None:
     assert plan_undo(story.dsn, LABEL).statements == ()
 
 
+def test_markers_of_no_superuser_are_not_trusted(story: Story, new_role: NewRole) -> None:
+    """As on hosted Supabase, where they do not fire for everybody."""
+    role = new_role("was_super", "LOGIN SUPERUSER")
+    trigger = NAMES.event_triggers["rewrite"]
+    story.sql(f"ALTER EVENT TRIGGER {trigger} OWNER TO {role}")
+    with open_control(story.dsn) as conn:
+        assert ddl.markers_of(conn, NAMES)
+    story.sql(f"ALTER ROLE {role} NOSUPERUSER")
+    with open_control(story.dsn) as conn:
+        assert not ddl.markers_of(conn, NAMES)
+    story.sql(f"ALTER EVENT TRIGGER {trigger} OWNER TO CURRENT_USER")
+
+
 def test_a_role_that_may_not_make_them(new_database: NewDatabase, new_role: NewRole) -> None:
     """Asked for, it is refused before anything is tried; else they are offered to others."""
     dsn = new_database()
@@ -225,6 +239,12 @@ def test_a_role_that_may_not_make_them(new_database: NewDatabase, new_role: NewR
     offered = plan_prepare(plain, LABEL)
     assert "log-no-markers" in [one.code for one in offered.obstacles]
     assert not offered.refused
+
+
+def test_hosted_supabase_is_not_offered_them(new_project: NewProject) -> None:
+    """Its postgres is no superuser: its event triggers would miss the platform's changes."""
+    plan = plan_prepare(new_project(), LABEL, ddl_markers=True)
+    assert "log-markers-privilege" in [one.code for one in plan.refused]
 
 
 TABLES = """
