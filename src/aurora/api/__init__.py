@@ -17,6 +17,7 @@ from aurora.api.backups import (
     create_backup,
     heal_backups,
     list_backups,
+    list_with_marks,
     replicate,
     verify_all,
     verify_backup,
@@ -31,6 +32,12 @@ from aurora.api.incident_recovery import (
     require_how,
     save_lost_rows,
 )
+from aurora.api.incident_talk import (
+    close_incident,
+    communicate,
+    incident_report,
+    start_incident,
+)
 from aurora.api.incidents import (
     assess,
     incident_records,
@@ -38,7 +45,6 @@ from aurora.api.incidents import (
     plan_stop_writes,
     recovery_point,
     resume_writes,
-    start_incident,
     stop_writes,
     touches,
 )
@@ -79,13 +85,17 @@ __all__ = [
     "assess",
     "audit_entries",
     "audit_entry",
+    "close_incident",
+    "communicate",
     "create_backup",
     "heal_backups",
     "hold_backup",
     "incident_records",
+    "incident_report",
     "last_test",
     "list_backups",
     "list_keys",
+    "list_with_marks",
     "mark_point",
     "new_identity",
     "plan_point",
