@@ -210,7 +210,7 @@ def test_parts_keep_casts_and_read_needs() -> None:
     assert "generate_series(1, 7)" in parts[0].sql
     assert "::public.address" in "".join(part.sql for part in parts)
     needs = {need for part in read_parts("30_keys.sql") for need in part.needs}
-    assert needs == {"server 15", "server 18", "extension btree_gist"}
+    assert needs == {"server 15", "server 18", "extension btree_gist", "own services"}
 
 
 def _schema(server: EmbeddedServer, dsn: str) -> list[str]:

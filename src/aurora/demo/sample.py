@@ -128,6 +128,9 @@ def apply_database_settings(dsn: str) -> None:
         loader.run(part for part in read_parts(_DATABASE) if "settings" in part.name)
 
 
+_PLACES = ("own services", "project")
+
+
 class _Loader:
     """Runs parts on one connection, or on two at once, and notes what it leaves out."""
 
@@ -168,6 +171,8 @@ class _Loader:
         installed = installed_extensions(self._connection)
         for need in part.needs:
             if not self._server.meets(need, installed):
+                if need in _PLACES:  # it is for another kind of place, and nothing is missing
+                    return False
                 self.skipped.append(f"{part} ({need})")
                 return False
         return True
