@@ -144,7 +144,7 @@ class Aurora:
         url = settings.storage_url
         if not url and (dsn or side == "source"):
             url = supabase_project(ConnInfo.parse(dsn) if dsn else self._source_as_written())
-        if not url and side == "target":
+        if not url and side == "target" and dsn is None:
             url = self.settings.source.storage_url
         if not url:
             raise UsageError(
