@@ -244,9 +244,9 @@ class _Restore:
         self._sink(PhaseBegun(PHASE, part.bytes if not self._plan.path else None))
         for bucket in part.buckets:
             plain = str(bucket.get("type") or "STANDARD") == "STANDARD"
-            if self._wants_bucket(str(bucket["id"])) and plain:
-                if self._uploader.make_bucket(bucket):
-                    self.report.buckets_made.append(str(bucket["id"]))
+            wanted = plain and self._wants_bucket(str(bucket["id"]))
+            if wanted and self._uploader.make_bucket(bucket):
+                self.report.buckets_made.append(str(bucket["id"]))
         if not self._plan.path:
             self.report.notes += [
                 f"not in the backup: bucket {what}"
