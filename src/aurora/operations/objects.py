@@ -61,6 +61,7 @@ class SourceObjects:
     jobs: int = DEFAULT_JOBS
     max_rate: int | None = None  # bytes a second
     skip: tuple[str, ...] = ()  # names of buckets, or patterns of them
+    own: tuple[str, ...] = ()  # buckets that hold these very backups
     patience: Patience = field(default_factory=lambda: Patience(budget=60.0))  # with one object
 
 
@@ -168,7 +169,9 @@ class ObjectsRun:
             pin_output(conn)
             if self._source.client is None:
                 return
-            taken, _ = rows.chosen_buckets(rows.read_buckets(conn), self._source.skip)
+            taken, _ = rows.chosen_buckets(
+                rows.read_buckets(conn), self._source.skip, self._source.own
+            )
             self._silent = self._why_silent(self._source.client, taken)
             if not self._silent:
                 conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -192,7 +195,9 @@ class ObjectsRun:
                     "the project's Storage is configured"
                 )
             return
-        taken, self._skipped = rows.chosen_buckets(self._buckets, self._source.skip)
+        taken, self._skipped = rows.chosen_buckets(
+            self._buckets, self._source.skip, self._source.own
+        )
         self._skipped += [f"{what}: not covered" for what in rows.uncovered(conn)]
         self._catalogue.want(rows.read_objects(conn, taken))
         self._listed = True
