@@ -3,10 +3,12 @@
 import pytest
 
 from aurora.engines.logical.targets import Target
+from aurora.errors import UnsupportedRepository
 from aurora.operations.log_chain import read_log
 from aurora.operations.recover import plan_recovery, run_recovery
 from aurora.operations.restore import RestoreOptions
 from aurora.operations.stream_lock import StreamRunning
+from aurora.operations.verify import verify_backup
 from aurora.repository.ids import STREAM
 from aurora.repository.verify import Level, verify
 from tests.fixtures.changelog import full, incremental, log_of, logged, prepare
@@ -140,3 +142,29 @@ def test_one_stream_a_source(project: Project, dsn: str) -> None:
         assert second.error.exit_code == 11
         assert "process" in second.error.message
         first.end()
+
+
+def test_a_damaged_piece_is_found_with_the_backup_before_it(project: Project, dsn: str) -> None:
+    full(project, dsn)
+    with streaming(project, dsn) as running:
+        insert(dsn, "a")
+        running.keeps(dsn)
+        running.end()
+    repository = project.repository
+    latest = repository.resolve("latest", LABEL)
+    (first, *_) = [
+        one.object
+        for part in read_log(repository, LABEL, project.events.append)
+        for one in part.log.segments
+    ]
+    project.primary.delete([first])
+
+    found = verify_backup(
+        project.repository, latest, Level.FULL, subset=None, budget_seconds=None,
+        sink=project.events.append,
+    )  # fmt: skip
+
+    assert [one.name for one in found.report.bad] == [first]
+    piece = project.repository.resolve("latest:stream", LABEL)
+    with pytest.raises(UnsupportedRepository, match="a piece of the change log"):
+        project.plan(dsn, piece.id)

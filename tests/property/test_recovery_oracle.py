@@ -437,7 +437,7 @@ def project(open_dir: Path) -> Project:
     return Project.create(LocalStorage(open_dir / "primary"), MemoryStorage("secondary"))
 
 
-@pytest.mark.timeout(1800 if LONG else 240)
+@pytest.mark.timeout(1800 if LONG else 600)
 def test_recovery_equals_the_oracle(
     project: Project, pg: EmbeddedServer, new_database: NewDatabase
 ) -> None:
