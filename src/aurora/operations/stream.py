@@ -242,6 +242,7 @@ class _Supervisor:
             self._judge,
             lambda: source.health(user_limit=self.options.max_wal, stalled_drains=self._stalled),
             self._fulls.see,
+            self.sink,
         )
         try:
             self._follow(source, keeper, watch, begin)

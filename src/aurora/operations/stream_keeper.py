@@ -34,6 +34,7 @@ from aurora.version import __version__
 _SMALL_BYTES = 1 << 20  # segments below are joined when their pieces are gathered
 _WAITING_BYTES = 2 * CUT_BYTES  # sealed and not yet handed to the writer
 _UPLOADS = 4
+_TTL_SECONDS = 2 * 3600.0  # so long a collector waits for a stream that was killed
 _IN_FLIGHT_BYTES = 4 * CUT_BYTES
 
 
@@ -122,6 +123,7 @@ class Keeper:
         self._sequences: dict[int, Sequence_] = {}
         self._group_since = 0.0
         self._writer: Writer | None = None
+        self._counted = 0  # bytes stored by this writer that are in the figures
         self._error: BaseException | None = None
         self._abandoned = False
         self._may_delete = True
@@ -208,8 +210,10 @@ class Keeper:
                 level=self._options.level,
                 workers=_UPLOADS,
                 bytes_in_flight=_IN_FLIGHT_BYTES,
+                ttl_seconds=_TTL_SECONDS,
                 reuse=False,
             )
+            self._counted = 0
             self._group_since = time.monotonic()
         return self._writer
 
@@ -259,7 +263,6 @@ class Keeper:
         self, writer: Writer, log: LogPart, sequences: tuple[Sequence_, ...], *, last: bool
     ) -> BackupEntry:
         body = Body(ENGINE, __version__, (), log=log, sequences=sequences)
-        before = writer.stats.stored_bytes
         created_at = clock.now()
         entry = writer.commit(
             backup_id=new_backup_id(STREAM, created_at),
@@ -269,7 +272,8 @@ class Keeper:
             uses=[Ref(segment.object, segment.raw) for segment in log.segments],
             last=last,
         )
-        self._figures.stored_bytes += writer.stats.stored_bytes - before
+        self._figures.stored_bytes += writer.stats.stored_bytes - self._counted
+        self._counted = writer.stats.stored_bytes
         return entry
 
     def _gather_if_due(self) -> None:
