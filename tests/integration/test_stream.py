@@ -168,3 +168,30 @@ def test_a_damaged_piece_is_found_with_the_backup_before_it(project: Project, ds
     piece = project.repository.resolve("latest:stream", LABEL)
     with pytest.raises(UnsupportedRepository, match="a piece of the change log"):
         project.plan(dsn, piece.id)
+
+
+def test_an_idle_database_holds_no_wal_back(
+    project: Project, dsn: str, new_database: NewDatabase
+) -> None:
+    other = new_database()
+    full(project, dsn)
+    with streaming(project, dsn, idle=0.5) as running:
+        running.streams()
+        for _ in range(3):
+            run_sql(other, "CREATE TABLE IF NOT EXISTS busy AS SELECT 1 AS x")
+            run_sql(other, "SELECT pg_switch_wal()::text")
+        (row,) = run_sql(other, "SELECT pg_current_wal_insert_lsn()::text")
+        eventually(
+            lambda: run_sql(
+                dsn,
+                "SELECT 1 FROM pg_replication_slots WHERE slot_name = 'aurora_app'"
+                f" AND confirmed_flush_lsn >= '{row[0]}'::pg_lsn",
+            ),
+            within=60,
+        )
+        assert len(pieces(project)) <= 2, "positions take the place of positions"
+        running.end()
+    assert logged(project) == []
+    again = incremental(project, dsn)
+    assert (again.type, again.reason) == ("incremental", "")
+    assert pieces(project) == []

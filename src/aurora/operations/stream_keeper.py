@@ -112,6 +112,7 @@ class Keeper:
         self._repository = repository
         self._options = options
         self._log = begin
+        self._base = begin.base
         self._look = look
         self._figures = figures
         self._queue: queue.Queue[tuple[bytes, Segment] | Cut | None] = queue.Queue()
@@ -154,7 +155,7 @@ class Keeper:
 
     def set_base(self, backup_id: str) -> None:
         """Pieces lean on another full from now on."""
-        self._log = msgspec.structs.replace(self._log, base=backup_id)
+        self._base = backup_id
 
     def finish(self, *, within: float) -> bool:
         """Store what was cut, gather, end the thread; whether that was done in time."""
@@ -233,6 +234,7 @@ class Keeper:
             before = None
         log = msgspec.structs.replace(
             self._log,
+            base=self._base,
             from_lsn=before.log.from_lsn if before else self._log.to_lsn,
             to_lsn=max(cut.position, self._log.to_lsn),
             to_at=_later(cut.to_at, self._log.to_at),

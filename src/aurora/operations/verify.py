@@ -53,6 +53,8 @@ def verify_backup(
     report = verify(
         repository, chosen, level, subset=subset, budget_seconds=budget_seconds, sink=sink
     )
+    gone = _removed_since(repository, chosen[1:], report)
+    report.bad = [one for one in report.bad if one.name not in gone]
     recipients: list[str] = []
     if entry.type == SEALED and isinstance(repository, Repository) and report.ok:
         recipients = recipients_of(repository, entry)
@@ -70,6 +72,18 @@ def _streamed_since(repository: ClosedRepository, entry: BackupEntry) -> list[Ba
         elif one.type not in APART:
             break
     return found
+
+
+def _removed_since(
+    repository: ClosedRepository, pieces: Iterable[BackupEntry], report: VerifyReport
+) -> set[str]:
+    """Refs and manifests of pieces that were gathered and removed while this looked."""
+    bad = {one.name for one in report.bad}
+    names = {name: one for one in pieces for name in (one.refs_name, one.manifest_name)}
+    catalog = repository.catalog_alone()
+    return {
+        name for name in bad & names.keys() if catalog.is_gone(names[name].database, names[name].id)
+    }
 
 
 def tables_touched(
