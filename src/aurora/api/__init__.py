@@ -17,12 +17,14 @@ from aurora.api.backups import (
     create_backup,
     heal_backups,
     list_backups,
+    list_with_marks,
     replicate,
     verify_all,
     verify_backup,
 )
 from aurora.api.changelog import mark_point, prepare_source, transactions
 from aurora.api.common import reports_directory
+from aurora.api.drills import drill, drills, next_drill
 from aurora.api.incident_recovery import (
     recover_rows,
     recover_table,
@@ -76,6 +78,7 @@ from aurora.api.retention import (
     run_prune,
     undelete_backup,
 )
+from aurora.api.security import audit_security
 from aurora.api.streaming import stream
 from aurora.repository.sealed import new_identity
 
@@ -84,9 +87,12 @@ __all__ = [
     "assess",
     "audit_entries",
     "audit_entry",
+    "audit_security",
     "close_incident",
     "communicate",
     "create_backup",
+    "drill",
+    "drills",
     "heal_backups",
     "hold_backup",
     "incident_records",
@@ -94,8 +100,10 @@ __all__ = [
     "last_test",
     "list_backups",
     "list_keys",
+    "list_with_marks",
     "mark_point",
     "new_identity",
+    "next_drill",
     "plan_point",
     "plan_prune",
     "plan_restore",

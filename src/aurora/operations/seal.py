@@ -18,6 +18,8 @@ from aurora import clock
 from aurora.engines.base import Buffer, RowsSum, Snapshot, Stored, TableData
 from aurora.engines.logical.export import ExportOptions, export
 from aurora.engines.logical.script import restore_script
+from aurora.engines.logical.snapshot import HeldSnapshot
+from aurora.engines.supabase.documents import StoragePart
 from aurora.events import EventSink, PhaseBegun, PhaseEnded, Warned
 from aurora.operations.backup import (
     BackupOptions,
@@ -27,6 +29,7 @@ from aurora.operations.backup import (
     previous_backup,
 )
 from aurora.operations.content import ENGINE, SEALED_ENGINE, Body
+from aurora.operations.objects import ObjectsRun
 from aurora.repository import canonical
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Ref, Repository
@@ -83,6 +86,18 @@ class PartStore:
             self._parts.append(ref)
         return ref
 
+    def put_bytes(self, data: Buffer) -> Stored:
+        """Bytes of Storage objects."""
+        return self.put(data)
+
+    def put_page(self, data: Buffer) -> Stored:
+        """A page of the list of Storage objects."""
+        return self.put(data)
+
+    def may_name(self, stored: Stored) -> bool:  # noqa: ARG002
+        """Never: a sealed backup shares nothing."""
+        return False
+
     def recall(self, kind: str, stored: tuple[Stored, ...], offset: int) -> RowsSum | None:  # noqa: ARG002
         return None
 
@@ -116,8 +131,19 @@ def create_sealed(
     report = BackupReport(type=SEALED, database=options.database)
     before = previous_backup(repository, options.database, sink)
     cancel = threading.Event()
-    with repository.write(options.database, level=options.level) as writer:
-        store = PartStore(writer, made)
+    with (
+        repository.write(options.database, level=options.level) as writer,
+        ObjectsRun(
+            dsn, store := PartStore(writer, made), None, options.database, options.objects,
+            sink=sink, cancel=cancel,
+        ) as objects,
+    ):  # fmt: skip
+        objects.copy_ahead()
+
+        def accept(held: HeldSnapshot) -> None:
+            accept_source(held, before, options)
+            objects.see(held)
+
         try:
             snapshot, data = export(
                 dsn,
@@ -128,14 +154,15 @@ def create_sealed(
                     lock_timeout=options.lock_timeout,
                     skip=options.skip,
                 ),
-                accept=lambda held: accept_source(held, before, options),
+                accept=accept,
                 sink=sink,
                 cancel=cancel,
             )
+            storage, _ = objects.finish()
             sink(PhaseBegun("making durable"))
             writer.flush()
             _describe(report, snapshot, data)
-            _put_descriptions(store, made, snapshot, data, report, options)
+            _put_descriptions(store, made, snapshot, data, storage, report, options)
             writer.flush()
         except BaseException:
             cancel.set()
@@ -155,6 +182,7 @@ def create_sealed(
             },
             uses=parts,
         )
+        report.take_objects(objects)
         report.committed(entry, writer.stats)
     report.seconds = time.monotonic() - begun
     sink(PhaseEnded("making durable", f"backup {entry.id} is complete on the primary"))
@@ -183,12 +211,14 @@ def _put_descriptions(
     made: _Made,
     snapshot: Snapshot,
     data: list[TableData],
+    storage: StoragePart | None,
     report: BackupReport,
     options: BackupOptions,
 ) -> None:
     body = Body(
-        ENGINE, __version__, tuple(data), snapshot, label=options.label, figures=_figures(report)
-    )
+        ENGINE, __version__, tuple(data), snapshot, label=options.label, figures=_figures(report),
+        storage=storage,
+    )  # fmt: skip
     commit = {"backup": made.backup_id, "database": made.database}
     script = restore_script(
         snapshot, data, backup=made.backup_id, database=made.database, sums=store.sums()
