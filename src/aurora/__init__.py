@@ -10,7 +10,10 @@ from aurora.version import __version__
 
 if TYPE_CHECKING:
     from aurora.api import (
+        audit_entries,
+        audit_security,
         create_backup,
+        drill,
         heal_backups,
         hold_backup,
         list_backups,
@@ -23,10 +26,13 @@ if TYPE_CHECKING:
         restore_options,
         restore_point,
         restore_table,
+        run_recovery_test,
         status,
         stream,
         undelete_backup,
+        validate,
         verify_all,
+        verify_audit,
         verify_backup,
     )
     from aurora.engines.logical.targets import Target
@@ -40,7 +46,10 @@ __all__ = [
     "TableOptions",
     "Target",
     "__version__",
+    "audit_entries",
+    "audit_security",
     "create_backup",
+    "drill",
     "heal_backups",
     "hold_backup",
     "list_backups",
@@ -53,10 +62,13 @@ __all__ = [
     "restore_options",
     "restore_point",
     "restore_table",
+    "run_recovery_test",
     "status",
     "stream",
     "undelete_backup",
+    "validate",
     "verify_all",
+    "verify_audit",
     "verify_backup",
 ]
 
