@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -40,7 +40,6 @@ from aurora.postgres.server import open_control
 from aurora.repository.door import Ref, Repository
 from aurora.repository.ids import APART, STREAM
 from aurora.repository.layout import ObjectType
-from aurora.repository.writer import Writer
 from aurora.storage.limit import Rate
 from aurora.storage.retry import Patience
 from aurora.storage.supabase_rest import SupabaseRest
@@ -82,13 +81,23 @@ class ObjectsReport:
         return not (self.left_out or self.lost or self.newer)
 
 
+class ObjectsWriter(Protocol):
+    """Takes what a run reads: a repository's writer, or a sealed backup's."""
+
+    def put(self, type: ObjectType, payload: Buffer, /) -> Ref:  # noqa: A002 - the API's word
+        """Keep *payload*, from any thread."""
+
+    def is_reusable(self, ref: Ref, /) -> bool:
+        """Whether what an earlier backup holds may be named by this one."""
+
+
 class ObjectsRun:
     """The Storage's part of one backup run. A context manager: it keeps a file on disk."""
 
     def __init__(
         self,
         dsn: str,
-        writer: Writer,
+        writer: ObjectsWriter,
         repository: Repository,
         database: str,
         source: SourceObjects,

@@ -10,6 +10,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import msgspec
@@ -18,6 +19,8 @@ from aurora import clock
 from aurora.engines.base import Buffer, RowsSum, Snapshot, Stored, TableData
 from aurora.engines.logical.export import ExportOptions, export
 from aurora.engines.logical.script import restore_script
+from aurora.engines.logical.snapshot import HeldSnapshot
+from aurora.engines.supabase.documents import StoragePart
 from aurora.events import EventSink, PhaseBegun, PhaseEnded, Warned
 from aurora.operations.backup import (
     BackupOptions,
@@ -27,11 +30,12 @@ from aurora.operations.backup import (
     previous_backup,
 )
 from aurora.operations.content import ENGINE, SEALED_ENGINE, Body
+from aurora.operations.objects import ObjectsRun
 from aurora.repository import canonical
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Ref, Repository
 from aurora.repository.ids import SEALED, new_backup_id
-from aurora.repository.layout import part_name
+from aurora.repository.layout import ObjectType, part_name
 from aurora.repository.mirror import MirrorView
 from aurora.repository.sealed import SUFFIX, Recipients
 from aurora.repository.sealed_door import INDEX
@@ -40,6 +44,20 @@ from aurora.version import __version__
 
 SCRIPT = f"restore.sh{SUFFIX}"
 """The part that restores the others without Aurora."""
+
+
+class _Objects:
+    """Takes the bytes of a project's Storage. Nothing of an earlier backup is named."""
+
+    def __init__(self, store: "PartStore") -> None:
+        self._store = store
+
+    def put(self, _type: ObjectType, payload: Buffer, /) -> Ref:
+        stored = self._store.put(payload)
+        return Ref(stored.object, stored.raw)
+
+    def is_reusable(self, _ref: Ref, /) -> bool:
+        return False
 
 
 @dataclass(slots=True)
@@ -116,9 +134,27 @@ def create_sealed(
     report = BackupReport(type=SEALED, database=options.database)
     before = previous_backup(repository, options.database, sink)
     cancel = threading.Event()
-    with repository.write(options.database, level=options.level) as writer:
+    with ExitStack() as stack:
+        writer = stack.enter_context(repository.write(options.database, level=options.level))
         store = PartStore(writer, made)
+        objects = stack.enter_context(
+            ObjectsRun(
+                dsn,
+                _Objects(store),
+                repository,
+                options.database,
+                options.objects,
+                sink=sink,
+                cancel=cancel,
+            )
+        )
+
+        def accept(held: HeldSnapshot) -> None:
+            accept_source(held, before, options)
+            objects.see(held)
+
         try:
+            objects.copy_ahead()
             snapshot, data = export(
                 dsn,
                 store,
@@ -128,14 +164,16 @@ def create_sealed(
                     lock_timeout=options.lock_timeout,
                     skip=options.skip,
                 ),
-                accept=lambda held: accept_source(held, before, options),
+                accept=accept,
                 sink=sink,
                 cancel=cancel,
             )
+            storage, _ = objects.finish()
             sink(PhaseBegun("making durable"))
             writer.flush()
             _describe(report, snapshot, data)
-            _put_descriptions(store, made, snapshot, data, report, options)
+            report.take_objects(objects)
+            _put_descriptions(store, made, snapshot, data, storage, report, options)
             writer.flush()
         except BaseException:
             cancel.set()
@@ -183,11 +221,18 @@ def _put_descriptions(
     made: _Made,
     snapshot: Snapshot,
     data: list[TableData],
+    storage: StoragePart | None,
     report: BackupReport,
     options: BackupOptions,
 ) -> None:
     body = Body(
-        ENGINE, __version__, tuple(data), snapshot, label=options.label, figures=_figures(report)
+        engine=ENGINE,
+        aurora=__version__,
+        data=tuple(data),
+        snapshot=snapshot,
+        label=options.label,
+        figures=_figures(report),
+        storage=storage,
     )
     commit = {"backup": made.backup_id, "database": made.database}
     script = restore_script(
