@@ -4,7 +4,6 @@ The only module that knows every concrete class. Nothing is opened, fetched or a
 before it is needed, and no secret is asked for twice.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -20,7 +19,7 @@ from aurora.events import EventSink, Warned, discard
 from aurora.operations.configuration import StorageDraft
 from aurora.operations.init import Options
 from aurora.operations.objects import SourceObjects
-from aurora.postgres.conninfo import ConnInfo, needs_password
+from aurora.postgres.conninfo import ConnInfo, needs_password, supabase_project
 from aurora.repository.door import ClosedRepository, Repository
 from aurora.repository.keys import Passphrase, RecoveryCode, Secret
 from aurora.repository.mirror import MirrorView
@@ -33,10 +32,6 @@ from aurora.storage.supabase_rest import SupabaseRest
 
 DEFAULT_CONFIG = Path("aurora.toml")
 Place = Literal["primary", "secondary"]
-_PROJECT = (
-    (r"^db\.([a-z0-9]{16,})\.supabase\.(?:co|red|in)$", "host"),
-    (r"^[^.]+\.([a-z0-9]{16,})$", "user"),  # the poolers' form: postgres.<project-ref>
-)
 Ask = Callable[[str], str | None]  # a question -> the answer, None where nobody can answer
 
 _PREFIX: Mapping[Place, str] = {"primary": "AURORA", "secondary": "AURORA_SECONDARY"}
@@ -148,7 +143,7 @@ class Aurora:
             return None
         url = settings.storage_url
         if not url and (dsn or side == "source"):
-            url = project_reference(ConnInfo.parse(dsn) if dsn else self._source_as_written())
+            url = supabase_project(ConnInfo.parse(dsn) if dsn else self._source_as_written())
         if not url and side == "target":
             url = self.settings.source.storage_url
         if not url:
@@ -460,16 +455,7 @@ def default_label(info: ConnInfo) -> str:
 
     Every Supabase database is called postgres, which tells no two apart.
     """
-    return slug(project_reference(info) or info.dbname)
-
-
-def project_reference(info: ConnInfo) -> str:
-    """The reference of the hosted Supabase project that *info* leads to; "" for others."""
-    options = info.settled().options
-    for pattern, value in _PROJECT:
-        if found := re.search(pattern, options.get(value, "")):
-            return found[1]
-    return ""
+    return slug(supabase_project(info) or info.dbname)
 
 
 def credential_references(place: Place, settings: StorageSettings) -> dict[str, SecretRef | str]:

@@ -17,7 +17,7 @@ from tests.fixtures.projects import Project
 from tests.fixtures.storage_projects import NewStorageProject, StorageProject
 from tests.fixtures.storage_server import Answer, Request
 
-pytest_plugins = ["tests.fixtures.backups", "tests.fixtures.objects"]
+pytest_plugins = ["tests.fixtures.backups", "tests.fixtures.hosted", "tests.fixtures.objects"]
 
 
 def contents_of(project: Project, backup_id: str = "latest") -> dict[tuple[str, str], bytes]:
@@ -39,9 +39,11 @@ def backed_up(project: Project, source: StorageProject, **changes: object) -> Ob
     return report.objects
 
 
-def test_every_object_is_in_the_backup(project: Project, new_project: NewStorageProject) -> None:
+def test_every_object_is_in_the_backup(
+    project: Project, new_storage_project: NewStorageProject
+) -> None:
     """Bytes and what rows say of them, sorted, and a second backup reads nothing again."""
-    source = new_project()
+    source = new_storage_project()
     source.fill(120)
     big = os.urandom(9_000_000)
     source.put("documents", "big.bin", big)
@@ -67,9 +69,11 @@ def test_every_object_is_in_the_backup(project: Project, new_project: NewStorage
     assert report_of_repository.ok
 
 
-def test_only_what_changed_is_read(project: Project, new_project: NewStorageProject) -> None:
+def test_only_what_changed_is_read(
+    project: Project, new_storage_project: NewStorageProject
+) -> None:
     """A replaced, a new, a deleted and a renamed object; the rest is named where it lay."""
-    source = new_project()
+    source = new_storage_project()
     source.fill(60)
     backed_up(project, source)
     (bucket, name), *_ = [key for key, data in source.truth.items() if len(data) > 100]
@@ -82,9 +86,11 @@ def test_only_what_changed_is_read(project: Project, new_project: NewStorageProj
     assert contents_of(project) == source.truth
 
 
-def test_same_bytes_are_stored_once(project: Project, new_project: NewStorageProject) -> None:
+def test_same_bytes_are_stored_once(
+    project: Project, new_storage_project: NewStorageProject
+) -> None:
     """Small and large copies under other names cost nothing, in one run and in the next."""
-    source = new_project()
+    source = new_storage_project()
     source.bucket("b")
     small, large = os.urandom(50_000), os.urandom(9_500_000)
     for name in ("one", "two"):
@@ -100,10 +106,10 @@ def test_same_bytes_are_stored_once(project: Project, new_project: NewStoragePro
 
 
 def test_replaced_and_deleted_since_the_snapshot(
-    project: Project, new_project: NewStorageProject, monkeypatch: pytest.MonkeyPatch
+    project: Project, new_storage_project: NewStorageProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Told by name; the replaced one has its later bytes, marked; the others are right."""
-    source = new_project()
+    source = new_storage_project()
     source.bucket("b")
     for number in range(6):
         source.put("b", f"o{number}", f"first {number}".encode())
@@ -137,10 +143,10 @@ def test_replaced_and_deleted_since_the_snapshot(
 
 
 def test_copied_ahead_and_deleted_before_the_snapshot_is_read(
-    project: Project, new_project: NewStorageProject, monkeypatch: pytest.MonkeyPatch
+    project: Project, new_storage_project: NewStorageProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was copied before the snapshot needs no second look, even when it is gone by then."""
-    source = new_project()
+    source = new_storage_project()
     source.bucket("b")
     for number in range(5):
         source.put("b", f"o{number}", b"bytes of %d" % number)
@@ -156,9 +162,11 @@ def test_copied_ahead_and_deleted_before_the_snapshot_is_read(
     assert contents_of(project) == source.truth
 
 
-def test_object_that_cannot_be_read(project: Project, new_project: NewStorageProject) -> None:
+def test_object_that_cannot_be_read(
+    project: Project, new_storage_project: NewStorageProject
+) -> None:
     """A row without bytes, and a name of before: told with the reason, the others are kept."""
-    source = new_project()
+    source = new_storage_project()
     source.bucket("b")
     for number in range(4):
         source.put("b", f"o{number}", b"x" * (number + 1))
@@ -173,9 +181,9 @@ def test_object_that_cannot_be_read(project: Project, new_project: NewStoragePro
     assert contents_of(project) == source.truth
 
 
-def test_without_a_key(project: Project, new_project: NewStorageProject) -> None:
+def test_without_a_key(project: Project, new_storage_project: NewStorageProject) -> None:
     """The database is backed up, and what is lacking is said; not where nothing is there."""
-    source = new_project()
+    source = new_storage_project()
     report = backed_up_or_none(project, source, client=None)
     assert report is None
     source.bucket("b")
@@ -198,9 +206,9 @@ def backed_up_or_none(
     return project.backup(source.dsn, objects=source.source(**changes)).objects
 
 
-def test_buckets_left_out(project: Project, new_project: NewStorageProject) -> None:
+def test_buckets_left_out(project: Project, new_storage_project: NewStorageProject) -> None:
     """By a pattern on request; buckets of another kind because they hold no plain objects."""
-    source = new_project()
+    source = new_storage_project()
     for bucket in ("keep", "cache-one", "iceberg"):
         source.bucket(bucket)
         source.put(bucket, "o", bucket.encode())
@@ -212,9 +220,9 @@ def test_buckets_left_out(project: Project, new_project: NewStorageProject) -> N
     assert [one.partition(":")[0] for one in part.skipped] == ["cache-one", "iceberg"]
 
 
-def test_rows_without_version(project: Project, new_project: NewStorageProject) -> None:
+def test_rows_without_version(project: Project, new_storage_project: NewStorageProject) -> None:
     """Very old rows have none: an upload is seen by ETag, size and time."""
-    source = new_project()
+    source = new_storage_project()
     source.bucket("b")
     source.put("b", "old", b"first")
     blob = source.sql("SELECT version FROM storage.objects")[0][0]
@@ -229,10 +237,10 @@ def test_rows_without_version(project: Project, new_project: NewStorageProject) 
 
 
 def test_line_that_breaks_in_a_large_object(
-    project: Project, new_project: NewStorageProject
+    project: Project, new_storage_project: NewStorageProject
 ) -> None:
     """It goes on where it broke off, and the bytes are whole."""
-    source = new_project()
+    source = new_storage_project()
     source.bucket("b")
     source.put("b", "large", os.urandom(20_000_000))
     version = source.sql("SELECT version FROM storage.objects")[0][0]
@@ -258,9 +266,11 @@ def test_line_that_breaks_in_a_large_object(
     assert contents_of(project) == source.truth
 
 
-def test_save_object(project: Project, new_project: NewStorageProject, tmp_path: Path) -> None:
+def test_save_object(
+    project: Project, new_storage_project: NewStorageProject, tmp_path: Path
+) -> None:
     """To a file or into a directory; a wrong name is told with the nearest ones."""
-    source = new_project()
+    source = new_storage_project()
     source.bucket("b")
     source.put("b", "a/Photo.PNG", b"picture")
     source.put("b", "empty", b"")

@@ -16,7 +16,7 @@ from tests.fixtures.projects import Project
 from tests.fixtures.storage_projects import NewStorageProject, StorageProject
 from tests.fixtures.storage_server import Answer, Request
 
-pytest_plugins = ["tests.fixtures.backups", "tests.fixtures.objects"]
+pytest_plugins = ["tests.fixtures.backups", "tests.fixtures.hosted", "tests.fixtures.objects"]
 
 
 def restored(project: Project, target: StorageProject, **options: Any) -> ObjectsRestored:
@@ -36,9 +36,9 @@ def age(source: StorageProject) -> None:
     )
 
 
-def test_round_trip(project: Project, new_project: NewStorageProject) -> None:
+def test_round_trip(project: Project, new_storage_project: NewStorageProject) -> None:
     """Every object's bytes, and its row but for the version; buckets with their settings."""
-    source, target = new_project(), new_project()
+    source, target = new_storage_project(), new_storage_project()
     source.fill(150)
     age(source)
     project.backup(source.dsn, objects=source.source())
@@ -55,9 +55,11 @@ def test_round_trip(project: Project, new_project: NewStorageProject) -> None:
     assert target.rows() == source.rows()
 
 
-def test_one_bucket_and_one_object(project: Project, new_project: NewStorageProject) -> None:
+def test_one_bucket_and_one_object(
+    project: Project, new_storage_project: NewStorageProject
+) -> None:
     """Nothing else is touched; what differs is replaced, what is only there stays."""
-    source, target = new_project(), new_project()
+    source, target = new_storage_project(), new_storage_project()
     for bucket in ("one", "two"):
         source.bucket(bucket)
         for name in ("a", "b"):
@@ -79,10 +81,10 @@ def test_one_bucket_and_one_object(project: Project, new_project: NewStorageProj
 
 
 def test_rows_that_were_restored_without_their_bytes(
-    project: Project, new_project: NewStorageProject
+    project: Project, new_storage_project: NewStorageProject
 ) -> None:
     """A row that looks right is not believed: the bytes are brought, the row keeps its id."""
-    source, target = new_project(), new_project()
+    source, target = new_storage_project(), new_storage_project()
     source.fill(30)
     age(source)
     project.backup(source.dsn, objects=source.source())
@@ -123,9 +125,11 @@ def test_rows_that_were_restored_without_their_bytes(
     assert target.contents() == wanted
 
 
-def test_interrupted_restore_goes_on(project: Project, new_project: NewStorageProject) -> None:
+def test_interrupted_restore_goes_on(
+    project: Project, new_storage_project: NewStorageProject
+) -> None:
     """Stopped in the middle and run again: what had arrived is not sent a second time."""
-    source, target = new_project(), new_project()
+    source, target = new_storage_project(), new_storage_project()
     source.fill(80)
     project.backup(source.dsn, objects=source.source())
     cancel = threading.Event()
@@ -153,10 +157,10 @@ def test_interrupted_restore_goes_on(project: Project, new_project: NewStoragePr
 
 
 def test_limits_of_buckets_are_lifted_and_put_back(
-    project: Project, new_project: NewStorageProject
+    project: Project, new_storage_project: NewStorageProject
 ) -> None:
     """Objects from before the limits were set; what the project itself refuses is told."""
-    source, target = new_project(), new_project()
+    source, target = new_storage_project(), new_storage_project()
     source.bucket("b")
     source.put("b", "large", b"x" * 5000, content_type="text/plain")
     source.put("b", "kind", b"x", content_type="application/zip")
@@ -176,9 +180,9 @@ def test_limits_of_buckets_are_lifted_and_put_back(
     assert target.sql(limits) == [(1000, ["image/*"])]
 
 
-def test_without_a_database(project: Project, new_project: NewStorageProject) -> None:
+def test_without_a_database(project: Project, new_storage_project: NewStorageProject) -> None:
     """By the API alone: bytes, types and metadata; owner and times are the target's."""
-    source, target = new_project(), new_project()
+    source, target = new_storage_project(), new_storage_project()
     source.bucket("b")
     source.put("b", "o", b"x", user_metadata='{"k": "v"}', content_type="text/html")
     age(source)

@@ -31,7 +31,9 @@ def doctor(
 
         tell(good("config", f"configuration {run.config_path(context)}, source {aurora.database}"))
         backup = aurora.settings.backup
-        for finding in examine(aurora, jobs=backup.jobs, skip=backup.skip):
+        for finding in examine(
+            aurora, jobs=backup.jobs, skip=backup.skip, chunk_bytes=backup.chunk_size
+        ):
             tell(finding)
         count = Counter(finding.level for finding in found)
         bad = worst(found) is Level.ERROR

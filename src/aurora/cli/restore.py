@@ -101,6 +101,7 @@ def restore_full(
     storage: Storage = "primary",
     identity: Identity = None,
     no_safety_backup: NoSafety = False,
+    accept_refusals: AcceptRefusals = False,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
@@ -116,7 +117,11 @@ def restore_full(
         )
         aurora = run.load(context, {"restore": {"jobs": jobs}}, sink=shown.sink)
         options = api.restore_options(
-            aurora, in_place=in_place or dry_run, safety=not no_safety_backup, with_roles=True
+            aurora,
+            in_place=in_place or dry_run,
+            safety=not no_safety_backup,
+            with_roles=True,
+            accept_refusals=accept_refusals,
         )
         if moment is not None:
             if identity:
@@ -219,6 +224,9 @@ def _confirm_swap(chosen: RestorePlan, *, yes: bool) -> None:
     if chosen.mode == "swap":
         name = chosen.state.name
         confirm_by_typing(name, action=f"replace {chosen.state.info.redacted()}", yes=yes)
+    elif chosen.project is not None and chosen.project.project.unfinished:
+        action = f"remove what an unfinished restore left in {chosen.state.info.redacted()}"
+        confirm_by_typing(chosen.state.name, action=action, yes=yes)
 
 
 def restore_table(
@@ -310,6 +318,13 @@ def finish(shown: Surface, report: RestoreReport) -> None:
         lines.append(f"the target refused {len(report.refusals)} statements:")
         lines += [f"  {line}" for line in _together(report.refusals)[:50]]
     lines += [f"note: {note}" for note in report.notes]
+    for outcome in dict.fromkeys(part.outcome for part in report.parts):
+        lines.append(f"{outcome}:")
+        lines += [
+            f"  {part.part}" + (f": {part.detail}" if part.detail else "")
+            for part in report.parts
+            if part.outcome == outcome
+        ]
     lines += [
         f"checked: {same} of {len(report.tables)} tables {report.equal_to}, "
         f"{report.sequences} sequences; report {report.path}",

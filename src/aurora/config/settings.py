@@ -31,6 +31,8 @@ CREDENTIALS = (
     "account_key",
     "sas_token",
     "service_account_key",
+    "anon_key",
+    "service_key",
 )
 
 

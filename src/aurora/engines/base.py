@@ -217,6 +217,7 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     skipped: tuple[str, ...] = ()
     not_valid: tuple[str, ...] = ()  # constraints that the source itself has as NOT VALID
     row_hash: int = 0  # how rows were hashed; see ``checksum.py``
+    vault: tuple[Stored, ...] = ()  # secrets of Supabase Vault in clear, as JSON
 
 
 class Mark(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -10,6 +10,7 @@ from aurora import clock
 from aurora.engines.base import LogPart, TableData
 from aurora.engines.logical.export import ExportOptions, export
 from aurora.engines.logical.snapshot import HeldSnapshot
+from aurora.engines.supabase.vault import read_secrets
 from aurora.errors import AuroraError, IntegrityError, UnsupportedRepository
 from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded, Warned
 from aurora.operations.content import Backup, WriterStore, remembered_sums, write_body
@@ -183,6 +184,7 @@ def create_backup(
                     skip=options.skip,
                     before={table.oid: table for table in remembered},
                     only=options.only,
+                    read_vault=read_secrets if options.only is None else None,
                 ),
                 accept=accept,
                 sink=sink,

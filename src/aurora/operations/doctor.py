@@ -13,8 +13,10 @@ from aurora.errors import AuroraError, RepositoryNotFound
 from aurora.operations.content import Backup
 from aurora.operations.findings import Finding, Level, failed, good, guarded, warning
 from aurora.operations.log_checks import check_log
+from aurora.operations.objects import SourceObjects
+from aurora.operations.objects_checks import check_objects
 from aurora.operations.source_checks import check_source, source_facts
-from aurora.operations.storage_checks import check_storage, check_together
+from aurora.operations.storage_checks import check_apart_from_source, check_storage, check_together
 from aurora.postgres.conninfo import ConnInfo
 from aurora.repository.door import Repository
 from aurora.repository.ids import SEALED, STREAM
@@ -35,19 +37,31 @@ class Subject(Protocol):
     @property
     def has_secondary(self) -> bool: ...
     def source(self) -> ConnInfo: ...
+    def source_dsn(self) -> str: ...
+    def source_objects(self) -> SourceObjects: ...
     def storage(self, place: Place) -> Storage: ...
     def open_primary(self) -> Repository: ...
     def open_secondary_view(self) -> MirrorView: ...
     def secret_files(self) -> list[Path]: ...
 
 
-def examine(subject: Subject, *, jobs: int, skip: Collection[str] = ()) -> Iterator[Finding]:
+def examine(
+    subject: Subject, *, jobs: int, skip: Collection[str] = (), chunk_bytes: int = 8 << 20
+) -> Iterator[Finding]:
     """All findings, in the order of looking. Never raises an AuroraError."""
     yield from _check_secret_files(subject)
     yield from guarded(lambda: check_source(subject.source(), jobs=jobs, skip=skip))
     yield from guarded(lambda: check_log(subject.source(), subject.database, skip))
+    yield from guarded(lambda: check_objects(subject.source_dsn(), subject.source_objects()))
     size = _source_size(subject)
-    yield from guarded(lambda: check_storage("primary", subject.storage("primary"), needed=size))
+    yield from guarded(
+        lambda: check_storage(
+            "primary", subject.storage("primary"), needed=size, chunk_bytes=chunk_bytes
+        )
+    )
+    yield from guarded(
+        lambda: check_apart_from_source("primary", subject.storage("primary"), subject.source())
+    )
     yield from guarded(lambda: _check_primary(subject), about="primary")
     if not subject.has_secondary:
         yield warning(
@@ -57,7 +71,12 @@ def examine(subject: Subject, *, jobs: int, skip: Collection[str] = ()) -> Itera
         )
         return
     yield from guarded(
-        lambda: check_storage("secondary", subject.storage("secondary"), needed=size)
+        lambda: check_storage(
+            "secondary", subject.storage("secondary"), needed=size, chunk_bytes=chunk_bytes
+        )
+    )
+    yield from guarded(
+        lambda: check_apart_from_source("secondary", subject.storage("secondary"), subject.source())
     )
     yield from guarded(lambda: _check_secondary(subject), about="secondary")
     yield from guarded(

@@ -29,6 +29,7 @@ from aurora.engines.logical.receiver import LogSession, SlotBusy, SlotGone
 from aurora.engines.logical.segments import SegmentBuilder, SegmentUploads
 from aurora.engines.logical.slot import LogNames
 from aurora.engines.logical.snapshot import HeldSnapshot
+from aurora.engines.supabase.vault import read_secrets
 from aurora.errors import AuroraError, SourceChanged, SourceUnreachable
 from aurora.events import Advanced, EventSink, Noted, PhaseBegun, PhaseEnded, Warned
 from aurora.operations.backup import (
@@ -337,6 +338,7 @@ def _commit(
             before={table.oid: table for table in remembered},
             only=tables_read_again(place),
             large_objects=True,
+            read_vault=read_secrets,
         ),
         accept=accept,
         sink=sink,

@@ -24,7 +24,7 @@ from aurora.operations.configuration import (
 )
 from aurora.operations.findings import Finding, Level, guarded
 from aurora.operations.source_checks import check_source
-from aurora.operations.storage_checks import check_storage, check_together
+from aurora.operations.storage_checks import check_apart_from_source, check_storage, check_together
 from aurora.postgres.conninfo import ConnInfo
 from aurora.repository.creation import unlock
 from aurora.repository.door import Repository
@@ -121,6 +121,9 @@ def plan(subject: Subject, options: Options) -> Plan:
 def _look(subject: Subject, options: Options) -> Iterator[Finding]:
     yield from guarded(lambda: check_source(subject.source(), jobs=options.jobs, skip=options.skip))
     yield from guarded(lambda: check_storage("primary", subject.storage("primary")))
+    yield from guarded(
+        lambda: check_apart_from_source("primary", subject.storage("primary"), subject.source())
+    )
     if options.secondary is not None:
         yield from guarded(lambda: check_storage("secondary", subject.storage("secondary")))
         yield from guarded(

@@ -166,6 +166,7 @@ def find_point(
         base.backup.snapshot,
         sequences=sequences,
         large_objects=last.large_objects,
+        vault=last.vault,
         globals=last.globals,
         source=msgspec.structs.replace(base.backup.snapshot.source, database=last.source.database),
     )

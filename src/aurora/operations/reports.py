@@ -18,6 +18,15 @@ class TableResult:
     same: bool
 
 
+@dataclass(frozen=True, slots=True)
+class PartResult:
+    """What became of one part of a Supabase project."""
+
+    part: str
+    outcome: str  # restored, skipped, left to you
+    detail: str
+
+
 @dataclass(slots=True)
 class RestoreReport:
     """What a restore did, and what it found when it checked."""
@@ -45,6 +54,7 @@ class RestoreReport:
     problems: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    parts: list[PartResult] = field(default_factory=list)  # of a Supabase project
     path: str = ""  # of the Markdown file, once written
 
     def document(self) -> dict[str, Any]:
@@ -84,6 +94,9 @@ class RestoreReport:
         ):
             if found:
                 lines += ["", f"## {title}", "", *(f"- {line}" for line in found)]
+        if self.parts:
+            lines += ["", "## The project", "", "| part | outcome | detail |", "|---|---|---|"]
+            lines += [f"| {p.part} | {p.outcome} | {p.detail} |" for p in self.parts]
         if self.tables:
             lines += ["", "## Tables", "", "| table | rows in the backup | rows found | same |",
                       "|---|---|---|---|"]  # fmt: skip

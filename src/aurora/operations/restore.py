@@ -29,15 +29,26 @@ from aurora.engines.logical.target import (
     near,
     take_place,
 )
+from aurora.engines.supabase.rules import MANAGED
 from aurora.errors import CheckFailed, Incomplete, TargetNotEmpty, TargetUnfit, UsageError
 from aurora.events import EventSink, Noted, PhaseBegun, Warned
 from aurora.operations.content import Backup, RepositorySource
 from aurora.operations.reports import RestoreReport, TableResult
+from aurora.operations.restore_project import (
+    ProjectPlan,
+    marked,
+    plan_project,
+    roles_of_users,
+    shown_names,
+    snapshot_to_build,
+    take_over,
+)
+from aurora.operations.restore_project import sweep as sweep_project
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.server import require_usable
 from aurora.units import format_size
 
-Mode = Literal["new", "empty", "swap", "direct"]
+Mode = Literal["new", "empty", "swap", "direct", "project"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +74,12 @@ class RestorePlan:
     restore_id: str
     warnings: tuple[str, ...] = ()
     missing_roles: tuple[str, ...] = field(default=())
+    project: ProjectPlan | None = None  # the target is a Supabase project
 
     @property
     def build_name(self) -> str:
         """The database that is filled."""
-        if self.mode == "direct":
+        if self.mode in ("direct", "project"):
             return self.state.name
         return aside_name(self.state.name, f"aurora_{self.restore_id[-4:]}")
 
@@ -85,6 +97,7 @@ class RestorePlan:
             "state_of": self.backup.snapshot.source.snapshot_at,
             "mode": self.mode,
             "database": self.state.name,
+            **({"project": self.project.document()} if self.project is not None else {}),
         }
 
     def facts(self) -> list[tuple[str, str]]:
@@ -99,6 +112,9 @@ class RestorePlan:
             ("server", f"PostgreSQL {self.state.server.version}"),
         ]  # fmt: skip
         match self.mode:
+            case "project":
+                assert self.project is not None  # it makes the mode
+                found += self.project.facts()
             case "new":
                 found.append(("database", f"{self.state.name} is made"))
             case "empty":
@@ -157,6 +173,11 @@ def plan_restore(backup: Backup, dsn: str, options: RestoreOptions) -> RestorePl
     require_usable(state.server, "target")
     snapshot = backup.snapshot
     _require_version(snapshot, state)
+    project = _as_project(backup, state, options)
+    if project is not None:
+        return RestorePlan(
+            backup, state, options, "project", new_restore_id(clock.now()), project=project
+        )
     mode: Mode = "new" if not state.exists else "empty" if state.empty else "swap"
     if state.empty and state.exists and not (state.may_create and state.may_rename):
         mode = "direct"
@@ -181,15 +202,47 @@ def plan_restore(backup: Backup, dsn: str, options: RestoreOptions) -> RestorePl
     if mode == "direct":
         _require_encoding(snapshot, state)
     _require_extensions(snapshot, state, options)
-    missing = () if options.with_roles else tuple(_missing_roles(snapshot, state))
-    if missing:
+    _require_owners(
+        snapshot, state, options,
+        {table.owner for table in snapshot.tables} | {snapshot.source.database.owner},
+    )  # fmt: skip
+    return plan
+
+
+def _require_owners(
+    snapshot: Snapshot, state: TargetState, options: RestoreOptions, owners: set[str]
+) -> None:
+    if options.with_roles:
+        return
+    with near(state) as conn:
+        there = {str(row[0]) for row in conn.execute("SELECT rolname FROM pg_catalog.pg_roles")}
+    if missing := sorted(owners - there):
+        hint = "Nothing was changed. `aurora backup restore-full` restores the roles too; or \
+create them on the target first."
+        if any(table.schema == "auth" for table in snapshot.tables) and "supabase_" in missing[-1]:
+            hint += " The backup is of a Supabase project, the target is none: a new project has \
+these roles."
         raise TargetUnfit(
             f"roles that own objects of the backup are not on the target: {', '.join(missing)}",
-            hint="Nothing was changed. `aurora backup restore-full` restores the roles too; or "
-            "create them on the target first.",
+            hint=hint,
             context={"roles": list(missing)},
         )
-    return plan
+
+
+def _as_project(backup: Backup, state: TargetState, options: RestoreOptions) -> ProjectPlan | None:
+    """The plan for a Supabase project; None where the target is none, or may be swapped whole."""
+    if options.in_place and state.server.role.superuser:
+        return None  # self-hosted: the database itself can be replaced
+    found = plan_project(
+        backup, state, accept_losses=options.accept_refusals, with_roles=options.with_roles
+    )
+    if found is not None:
+        _require_encoding(backup.snapshot, state)
+        _require_owners(
+            backup.snapshot, state, options,
+            {t.owner for t in backup.snapshot.tables if t.schema not in MANAGED},
+        )  # fmt: skip
+    return found
 
 
 def _require_encoding(snapshot: Snapshot, state: TargetState) -> None:
@@ -269,7 +322,7 @@ def run_restore(
             cancel.set()
             _sweep(plan, sink)
             raise
-        _record(report, built)
+        _record(plan, report, built)
         report.seconds = time.monotonic() - begun
         if not built.check.passed:
             report.outcome = "failed its checks"
@@ -292,11 +345,33 @@ def run_restore(
                 "run the restore again with --accept-refusals.",
                 context={"report": report},
             )
-        _put_in_place(plan, _snapshot(plan, content), report, sink)
+        if plan.project is not None:
+            _take_over(plan, plan.project, _snapshot(plan, content), report, sink)
+        else:
+            _put_in_place(plan, _snapshot(plan, content), report, sink)
     report.seconds = time.monotonic() - begun
     report.ended_at = clock.isoformat(clock.now())
     report.outcome = "restored with refusals" if report.refusals else "restored"
     return report
+
+
+def _take_over(
+    plan: RestorePlan,
+    project: ProjectPlan,
+    snapshot: Snapshot,
+    report: RestoreReport,
+    sink: EventSink,
+) -> None:
+    """The last step into a Supabase project: where it fails, nothing of the restore stays."""
+    try:
+        take_over(project, snapshot, plan.backup, plan.state.info, report, sink)
+    except CheckFailed as error:
+        report.outcome = "failed its checks"
+        error.context.setdefault("report", report)
+        raise
+    except BaseException:
+        _sweep(plan, sink)
+        raise
 
 
 def _snapshot(plan: RestorePlan, content: Content | None) -> Snapshot:
@@ -304,6 +379,9 @@ def _snapshot(plan: RestorePlan, content: Content | None) -> Snapshot:
 
 
 def _kept_hint(plan: RestorePlan) -> str:
+    if plan.mode == "project":
+        return f"The services' tables of {plan.state.name} are as they were. What was restored \
+into the user schemas is there for you to look at; the next restore removes it."
     if plan.mode == "direct":
         return f"The database {plan.state.name} holds what was restored so far."
     serves = f"{plan.state.name} serves as before. " if plan.state.exists else ""
@@ -317,6 +395,8 @@ def _kind(plan: RestorePlan) -> str:
 
 def _place_to_build(plan: RestorePlan) -> AbstractContextManager[ConnInfo]:
     """The database to fill; a new one aside, but where the role may make none."""
+    if plan.project is not None:
+        return marked(plan.project, plan.state.info, plan.restore_id, plan.backup.entry.id)
     if plan.mode == "direct":
         return nullcontext(plan.state.info)
     facts = plan.backup.snapshot.source.database
@@ -333,16 +413,25 @@ def _build(
 ) -> Built:
     backup, state = plan.backup, plan.state
     schema = content.schema if content else backup
+    snapshot = _snapshot(plan, content)
+    data = () if content else backup.data()
+    only = None
+    if plan.project is not None:
+        only = frozenset(plan.project.entries.kept)
+        snapshot = snapshot_to_build(plan.project, snapshot)
+        kept = {table.oid for table in snapshot.tables}
+        data = [found for found in data if found.oid in kept]
     report.database = state.name
     with tempfile.TemporaryDirectory(prefix="aurora-") as directory:
         archive = Archive(
             schema.snapshot.archive,
             schema.read_all(schema.snapshot.archive.pieces),
             Path(directory),
+            only=only,
         )
         return build_database(
-            info.dsn(), state.server.major, _snapshot(plan, content),
-            () if content else backup.data(), archive, RepositorySource(backup.repository),
+            info.dsn(), state.server.major, snapshot, data, archive,
+            RepositorySource(backup.repository),
             jobs=plan.options.jobs, chunk_bytes=plan.options.chunk_bytes, sink=sink, cancel=cancel,
             load=content.load if content else None,
         )  # fmt: skip
@@ -360,13 +449,16 @@ def _sweep(plan: RestorePlan, sink: EventSink) -> None:
         )
         return
     try:
-        with maintenance(plan.state.info) as conn:
-            drop_unfinished(conn, plan.build_name, plan.restore_id)
+        if plan.mode == "project":
+            sweep_project(plan.state.info)
+        else:
+            with maintenance(plan.state.info) as conn:
+                drop_unfinished(conn, plan.build_name, plan.restore_id)
     except Exception as error:  # noqa: BLE001 - the first error is the one to tell; this one is said too
         sink(
             Warned(
                 "leftover",
-                f"the unfinished database {plan.build_name} could not be dropped: {error}",
+                f"what was restored into {plan.build_name} could not be dropped: {error}",
                 "The next restore removes it.",
             )
         )
@@ -405,7 +497,9 @@ def _restore_roles(
 ) -> None:
     text = plan.backup.read_all(snapshot.globals).decode()
     sink(PhaseBegun("restoring roles"))
-    with maintenance(plan.state.info) as conn:
+    if plan.project is not None:
+        text = roles_of_users(text)
+    with near(plan.state) if plan.project is not None else maintenance(plan.state.info) as conn:
         applied = system.apply_globals(conn, text)
     report.refusals += list(applied.refused)
     if applied.kept:
@@ -418,13 +512,16 @@ def _restore_roles(
         report.notes.append(f"roles restored without a password (set one): {', '.join(without)}")
 
 
-def _record(report: RestoreReport, built: Built) -> None:
+def _record(plan: RestorePlan, report: RestoreReport, built: Built) -> None:
+    names = shown_names(plan.project) if plan.project is not None else {}
     report.rows, report.bytes = built.rows, built.bytes
     report.refusals += built.refusals
     report.problems = list(built.check.problems)
     report.sequences = built.check.sequences
     report.tables = [
-        TableResult(check.table, check.rows_expected, check.rows_found, check.same)
+        TableResult(
+            names.get(check.table, check.table), check.rows_expected, check.rows_found, check.same
+        )
         for check in built.check.tables
     ]
 
@@ -442,7 +539,10 @@ def _require_extensions(snapshot: Snapshot, state: TargetState, options: Restore
     with near(state) as conn:
         available = {
             str(row[0])
-            for row in conn.execute("SELECT name FROM pg_catalog.pg_available_extensions")
+            for row in conn.execute(
+                "SELECT name FROM pg_catalog.pg_available_extensions"
+                " UNION SELECT extname FROM pg_catalog.pg_extension"
+            )
         }
     missing = [name for name, _, _ in snapshot.source.database.extensions if name not in available]
     if missing and not options.accept_refusals:
@@ -452,10 +552,3 @@ def _require_extensions(snapshot: Snapshot, state: TargetState, options: Restore
             "them, and without what depends on them, with --accept-refusals.",
             context={"extensions": missing},
         )
-
-
-def _missing_roles(snapshot: Snapshot, state: TargetState) -> list[str]:
-    owners = {table.owner for table in snapshot.tables} | {snapshot.source.database.owner}
-    with near(state) as conn:
-        there = {str(row[0]) for row in conn.execute("SELECT rolname FROM pg_catalog.pg_roles")}
-    return sorted(owners - there)

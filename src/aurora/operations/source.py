@@ -109,8 +109,7 @@ def wanted_tables(
     conn: Connection, facts: ServerFacts, skip: Collection[str] = ()
 ) -> list[Identity]:
     """The tables to publish, without those named in *skip*."""
-    # On Supabase a privileged role publishes what it does not own.
-    free = facts.role.superuser or facts.is_supabase
+    free = facts.role.superuser or (facts.is_supabase and slots.publishes_what_others_own(conn))
     return [
         one
         for one in slots.read_identities(conn, may_publish_all=free)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from aurora.errors import UsageError
 from aurora.operations.findings import Finding, Level, failed, good, warning
-from aurora.storage.addresses import common_fate, parse_address
+from aurora.postgres.conninfo import ConnInfo, supabase_project
+from aurora.storage.addresses import common_fate, parse_address, provider_of
 from aurora.storage.base import Storage
 from aurora.storage.probe import probe
 from aurora.units import format_size
@@ -17,12 +18,16 @@ _TELLING = frozenset({"probe-durability", "probe-large"})
 _SCARCE = 1 << 30  # bytes
 
 
-def check_storage(place: str, storage: Storage, *, needed: int | None = None) -> Iterator[Finding]:
+def check_storage(
+    place: str, storage: Storage, *, needed: int | None = None, chunk_bytes: int = 8 << 20
+) -> Iterator[Finding]:
     """Probe one storage. *needed*: bytes that a full backup may take, if known.
+
+    *chunk_bytes*: the raw rows of a chunk; an object of that size must fit.
 
     Raises StorageError where it cannot be used at all.
     """
-    report = probe(storage)
+    report = probe(storage, needed=sealed_size(chunk_bytes))
     telling: list[str] = []
     for finding in report.findings:
         if finding.level is Level.OK:
@@ -41,6 +46,26 @@ def check_storage(place: str, storage: Storage, *, needed: int | None = None) ->
             "See the errors above.",
         )
     yield from _room(place, storage, needed)
+
+
+def sealed_size(chunk_bytes: int) -> int:
+    """Bytes that a chunk of rows may take when nothing of it can be compressed."""
+    return chunk_bytes + chunk_bytes // 32 + 4096
+
+
+def check_apart_from_source(place: str, storage: Storage, source: ConnInfo) -> Iterator[Finding]:
+    """Whether the backups would be lost together with what they are backups of."""
+    found = provider_of(storage.url)
+    project, host = supabase_project(source), source.settled().options.get("host", "")
+    if not found.account or found.account not in (project, host):
+        return
+    yield warning(
+        f"{place}-with-source",
+        f"THE {place.upper()} IS IN THE SOURCE'S OWN PROJECT ({found.account}): whoever deletes, "
+        "pauses or loses the project loses the database and these backups together",
+        "Keep backups in another project, better at another provider. If you keep it so, the "
+        "other storage must be elsewhere.",
+    )
 
 
 def check_together(primary: Storage, secondary: Storage) -> Iterator[Finding]:

@@ -335,3 +335,18 @@ def _reading_hint(text: str, libpq_says: str) -> str:
             "percent-encoded (@ is %40, / is %2F, # is %23, : is %3A, ? is %3F)."
         )
     return "Write postgresql://user@host:5432/database, or key=value pairs as libpq takes them."
+
+
+def supabase_project(info: ConnInfo) -> str:
+    """The reference of the hosted Supabase project that *info* leads to; "" for others."""
+    options = info.settled().options
+    for pattern, value in _PROJECT:
+        if found := re.search(pattern, options.get(value, "")):
+            return found[1]
+    return ""
+
+
+_PROJECT = (
+    (r"^db\.([a-z0-9]{16,})\.supabase\.(?:co|red|in)$", "host"),
+    (r"^[^.]+\.([a-z0-9]{16,})$", "user"),  # the poolers' form: postgres.<project-ref>
+)

@@ -17,22 +17,28 @@ from aurora.storage.names import check_name
 
 FORMS = (
     "Forms: /directory or file:///directory; s3://bucket/prefix?endpoint=URL&region=NAME"
-    "&path_style=1; gs://bucket/prefix; az://container/prefix?account=NAME&endpoint=URL."
+    "&path_style=1; supabase://project-ref/bucket/prefix; supabase+https://host/bucket/prefix; "
+    "gs://bucket/prefix; az://container/prefix?account=NAME&endpoint=URL."
 )
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)\Z", re.DOTALL)  # two letters: C:\ is a path
 _BUCKET = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]{1,221}\Z")
-_KINDS = {"file": "file", "s3": "s3", "gs": "gs", "gcs": "gs", "az": "az", "azure": "az"}
+_KINDS = {
+    "file": "file", "s3": "s3", "gs": "gs", "gcs": "gs", "az": "az", "azure": "az",
+    "supabase": "supabase", "supabase+https": "supabase", "supabase+http": "supabase",
+}  # fmt: skip
+_PROJECT = re.compile(r"[a-z0-9]{16,32}\Z")
 _OPTIONS = {
     "s3": ("endpoint", "region", "path_style", "allow_http"),
     "gs": ("endpoint", "region", "allow_http"),
     "az": ("account", "endpoint", "region", "allow_http"),
+    "supabase": ("region",),
 }
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A checked address. ``kind`` is ``file``, ``s3``, ``gs`` or ``az``."""
+    """A checked address. ``kind`` is ``file``, ``s3``, ``gs``, ``az`` or ``supabase``."""
 
     kind: str
     bucket: str = ""  # bucket or container; empty for a directory
@@ -54,8 +60,14 @@ class Address:
         """The address in its one canonical form."""
         if self.kind == "file":
             return Path(self.prefix).as_uri()
-        query = urlencode(sorted(self.options.items()), safe="/:")
         path = f"/{self.prefix}" if self.prefix else ""
+        if self.kind == "supabase":
+            found = urlsplit(self.endpoint)
+            ref = _hosted(found.netloc)
+            start = f"supabase://{ref}" if ref else f"supabase+{found.scheme}://{found.netloc}"
+            region = f"?region={self.region}" if self.region else ""
+            return f"{start}{found.path}/{self.bucket}{path}{region}"
+        query = urlencode(sorted(self.options.items()), safe="/:")
         return f"{self.kind}://{self.bucket}{path}" + (f"?{query}" if query else "")
 
     def flag(self, name: str, default: bool) -> bool:
@@ -93,7 +105,7 @@ def parse_address(url: str, base_directory: str | os.PathLike[str] | None = None
             path.removeprefix("localhost") if path.startswith("localhost/") else path,
             base_directory,
         )
-    return _bucket(kind, url)
+    return _supabase(url) if kind == "supabase" else _bucket(kind, url)
 
 
 def provider_of(url: str) -> Provider:
@@ -163,6 +175,38 @@ def _bucket(kind: str, url: str) -> Address:
             hint="Use letters, digits, dot, underscore, hyphen and single slashes.",
         ) from None
     return Address(kind, parts.netloc, prefix, _options(kind, pairs))
+
+
+def _supabase(url: str) -> Address:
+    """``supabase://<ref>/bucket/prefix``, ``supabase+https://host/bucket/prefix``.
+
+    Its endpoint is the project's URL.
+    """
+    scheme, _, rest = url.partition("://")
+    host, _, path = rest.partition("/")
+    bucket, _, tail = path.partition("/")
+    if not bucket or bucket.startswith("?"):
+        raise UsageError("the supabase address names no bucket", hint=FORMS)
+    found = _bucket("supabase", f"supabase://{bucket}/{tail}" if tail else f"supabase://{bucket}")
+    if scheme.lower() == "supabase":
+        if not _PROJECT.match(host):
+            raise UsageError(
+                f"not a Supabase project's reference: {host[:80]!r}",
+                hint="It is in the project's URL: https://<reference>.supabase.co. For a "
+                "self-hosted one write supabase+https://host/bucket/prefix.",
+            )
+        endpoint = f"https://{host}.supabase.co"
+    else:
+        endpoint = f"{scheme.lower().partition('+')[2]}://{host}"
+    options = {**found.options, "endpoint": endpoint}
+    _check_endpoint(options)
+    return Address("supabase", found.bucket, found.prefix, options)
+
+
+def _hosted(host: str) -> str:
+    """The reference of a hosted project by its host; "" for others."""
+    ref, _, rest = host.partition(".")
+    return ref if rest == "supabase.co" and _PROJECT.match(ref) else ""
 
 
 def _options(kind: str, pairs: list[tuple[str, str]]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from aurora.storage.local import LocalStorage
 from aurora.storage.objects import ObjectStorage
 from aurora.storage.readonly import ReadOnlyStorage
 from aurora.storage.retry import Patience, RetryingStorage
+from aurora.storage.supabase import open_supabase
 
 __all__ = ["Patience", "Provider", "common_fate", "open_storage", "provider_of"]
 
@@ -33,7 +34,8 @@ def open_storage(
 
     Args:
         credentials: S3 ``access_key_id``, ``secret_access_key``, ``session_token``; Azure
-            ``account_key`` or ``sas_token``; Google ``service_account_key`` (the JSON
+            ``account_key`` or ``sas_token``; Supabase those of S3, or ``anon_key`` and
+            ``service_key``; Google ``service_account_key`` (the JSON
             text). None or empty: the provider's usual environment.
         base_directory: what a relative path counts from; default the working directory.
         retries: try again what may pass, with *patience*.
@@ -49,6 +51,8 @@ def open_storage(
         if credentials:
             raise UsageError("a directory takes no credentials")
         storage = LocalStorage(address.prefix)
+    elif address.kind == "supabase":
+        storage = open_supabase(address, credentials or {}, timeout=timeout)
     else:
         storage = ObjectStorage(address, credentials or {}, timeout=timeout)
     if bytes_per_second is not None or connections is not None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from aurora import clock
-from aurora.errors import AuroraError, ObjectMissing, StorageDenied
+from aurora.errors import AuroraError, ObjectMissing, StorageDenied, StorageUnfit
 from aurora.storage.base import ObjectExists, Storage
 
 _PREFIX = "probe/"
@@ -71,12 +71,14 @@ def probe(
     now: Callable[[], datetime] = clock.now,
     sleep: Callable[[float], None] = time.sleep,
     large: int = _LARGE,
+    needed: int = 0,
 ) -> ProbeReport:
     """Try *storage*; takes a few seconds and moves twice *large* bytes. Raises nothing of its own.
 
+    *needed*: bytes of the objects that are going to be most of what is stored.
     A storage that can't even be written to gives one error finding.
     """
-    return _Probe(storage, now, sleep, large).run()
+    return _Probe(storage, now, sleep, max(large, needed), needed).run()
 
 
 class _Probe:
@@ -88,11 +90,13 @@ class _Probe:
         now: Callable[[], datetime],
         sleep: Callable[[float], None],
         large: int,
+        needed: int,
     ) -> None:
         self._storage = storage
         self._now = now
         self._sleep = sleep
         self._large = large
+        self._needed = needed
         self._findings: list[Finding] = []
         self._create_only: bool | None = None
         self._skew: timedelta | None = None
@@ -219,7 +223,10 @@ class _Probe:
     def _large_object(self) -> Finding:
         data = os.urandom(self._large)
         begun = time.perf_counter()
-        name = self._put("large", data)
+        try:
+            name = self._put("large", data)
+        except StorageUnfit as error:
+            return self._too_large(error)
         written = time.perf_counter()
         same = self._storage.get(name) == data
         read = time.perf_counter()
@@ -232,6 +239,28 @@ class _Probe:
             Level.OK,
             f"an object of {size:.0f} MiB: {size / (written - begun):.0f} MiB/s written, "
             f"{size / (read - written):.0f} MiB/s read",
+        )
+
+    def _too_large(self, error: StorageUnfit) -> Finding:
+        """The storage refuses an object for its size: find the size that it takes."""
+        size = self._large
+        while size > 2**20:
+            size = max(size // 2, 2**20)
+            try:
+                self._put("smaller", os.urandom(size))
+            except StorageUnfit:
+                continue
+            break
+        else:
+            raise error
+        fits = self._needed <= size
+        taken = f"{size / 2**20:.0f} MiB"
+        return Finding(
+            "probe-large",
+            Level.WARNING if fits and self._needed else Level.ERROR,
+            f"objects of {self._large / 2**20:.0f} MiB are refused, of {taken} taken",
+            "Raise the limit for the size of a file, of the bucket and of the project, to 64 MiB"
+            + ("." if fits else f"; or set chunk_size under [backup] below {taken}."),
         )
 
     def _clock(self) -> Finding:

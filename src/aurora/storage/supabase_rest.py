@@ -9,6 +9,7 @@ silently empty) were measured or read in supabase/storage.
 import base64
 import json
 import re
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ class SupabaseRest:
         headers = {"apikey": self._key}
         if not self._key.startswith("sb_"):
             headers["authorization"] = f"Bearer {self._key}"
-        return httpx.Client(
+        client = httpx.Client(
             base_url=f"{self.url}{API}/",
             headers=headers,
             timeout=httpx.Timeout(
@@ -137,8 +138,14 @@ class SupabaseRest:
                 max_connections=self._connections, max_keepalive_connections=self._connections
             ),
             follow_redirects=False,
-            trust_env=True,
         )
+        weakref.finalize(self, client.close)  # a storage is never closed by those who use it
+        return client
+
+    @property
+    def has_key(self) -> bool:
+        """Whether a key was given at all; without one only :meth:`is_public` can be asked."""
+        return bool(self._key)
 
     def close(self) -> None:
         """Close the connections."""
@@ -164,6 +171,25 @@ class SupabaseRest:
         """Set ``public``, ``file_size_limit``, ``allowed_mime_types``."""
         path = f"bucket/{_quoted(name)}"
         self._json("PUT", path, what=f"change bucket {name}", json=dict(settings))
+
+    def is_public(self, name: str) -> bool:
+        """Whether anybody may read the bucket; asked as anybody would, without the key.
+
+        Of a private bucket the server says that it is not there, of a public one that it has
+        no such object.
+        """
+        import httpx  # noqa: PLC0415
+
+        what = f"look at bucket {name}"
+        url = f"{self.url}{API}/object/public/{_quoted(name)}/aurora-looks-whether-this-is-public"
+        with _translating(what):
+            answer = httpx.get(url, timeout=httpx.Timeout(_SILENCE, connect=_CONNECT))
+        if answer.status_code < 300:
+            return True
+        refusal = self._refusal(answer, what)
+        if not isinstance(refusal, ObjectMissing):
+            raise refusal
+        return "bucket" not in str(refusal.context.get("detail", "")).lower()
 
     # Objects
 
@@ -229,12 +255,18 @@ class SupabaseRest:
         path = f"object/{_quoted(bucket)}/{_quoted(name)}"
         self._json("POST", path, what=what, headers=headers, content=body)
 
-    def remove(self, bucket: str, names: Sequence[str]) -> None:
-        """Delete objects; absent ones are no error, and refused ones are not told."""
-        self._json(
+    def move(self, bucket: str, name: str, to: str) -> None:
+        """Rename an object. One of many at once wins. Raises ObjectExists, ObjectMissing."""
+        document = {"bucketId": bucket, "sourceKey": name, "destinationKey": to}
+        self._json("POST", "object/move", what=f"name {bucket}/{to}", json=document)
+
+    def remove(self, bucket: str, names: Sequence[str]) -> set[str]:
+        """Delete objects; those that were. Absent and forbidden ones are no error."""
+        gone = self._json(
             "DELETE", f"object/{_quoted(bucket)}",
             what=f"delete objects of bucket {bucket}", json={"prefixes": list(names)},
         )  # fmt: skip
+        return {str(one["name"]) for one in gone or ()}
 
     def list(self, bucket: str, prefix: str = "") -> Iterator[Listed]:
         """Every object whose name begins with *prefix* (empty, or ending in a slash)."""

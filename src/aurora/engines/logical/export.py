@@ -24,7 +24,7 @@ from aurora.engines.logical.catalog import (
 from aurora.engines.logical.checksum import ROW_HASH
 from aurora.engines.logical.copyout import PIECE_BYTES, Reading, read_tables
 from aurora.engines.logical.largeobjects import read_large_objects
-from aurora.engines.logical.names import shown
+from aurora.engines.logical.names import Connection, shown
 from aurora.engines.logical.ranges import plan_work
 from aurora.engines.logical.schema import dump_schema
 from aurora.engines.logical.snapshot import HeldSnapshot, hold_snapshot
@@ -46,6 +46,7 @@ class ExportOptions:
     chunk_bytes: int
     lock_timeout: float = 10.0  # seconds
     skip: Sequence[str] = ()  # schema.table names
+    read_vault: Callable[[Connection], bytes] | None = None  # secrets in clear, b"" for none
     before: Mapping[int, TableData] = field(default_factory=dict)  # the previous backup's, by oid
     only: frozenset[tuple[str, str]] | None = None  # rows of these tables alone
     large_objects: bool | None = None  # None: only where all tables are read
@@ -83,6 +84,7 @@ def export(
                     if options.with_large_objects
                     else []
                 )
+                vault = options.read_vault(held.connection) if options.read_vault else b""
                 data = _read_rows(dsn, store, held, options, sink, cancel)
                 archive, roles = schema.result()
                 with translated("source", doing="finishing the snapshot"):
@@ -105,6 +107,7 @@ def export(
             skipped=held.skipped,
             not_valid=tuple(not_valid),
             row_hash=ROW_HASH,
+            vault=_put_all(store, vault) if vault else (),
         )
     return snapshot, data
 

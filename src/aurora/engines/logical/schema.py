@@ -50,6 +50,17 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Described:
+    """An entry with its names told apart, and its SQL text."""
+
+    entry: Entry
+    name: str  # "users users_pkey" for what is on a table, "TABLE users" for a grant
+    schema: str  # "" for what is in none
+    owner: str
+    sql: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """A statement that the target refused while a schema was restored."""
 
@@ -71,13 +82,13 @@ def dump_schema(
     dsn: str,
     *,
     server_major: int,
-    snapshot: str,
+    snapshot: str = "",
     encoding: str,
     skip: Sequence[str] = (),
     lock_timeout: float = 10.0,
     cancel: threading.Event | None = None,
 ) -> tuple[int, bytes]:
-    """pg_dump's major version and its archive of the whole schema under *snapshot*.
+    """pg_dump's major version and its archive of the whole schema, under *snapshot* if given.
 
     The text in it is UTF-8, unless the database's *encoding* says that nobody knows.
 
@@ -89,8 +100,10 @@ def dump_schema(
     tools = find_tools(at_least=server_major, need_tls=needs_tls(dsn))
     args = [
         "--format=custom", "--compress=0", "--schema-only", "--no-password",
-        f"--snapshot={snapshot}", f"--lock-wait-timeout={int(lock_timeout * 1000)}",
+        f"--lock-wait-timeout={int(lock_timeout * 1000)}",
     ]  # fmt: skip
+    if snapshot:
+        args.append(f"--snapshot={snapshot}")
     args.append(f"--encoding={'SQL_ASCII' if encoding == 'SQL_ASCII' else 'UTF8'}")
     args += [f"--exclude-table={_pattern(name)}" for name in skip]
     pieces: list[bytes] = []
@@ -138,10 +151,22 @@ def _pattern(name: str) -> str:
 
 
 class Archive:
-    """A schema archive in a private temporary file, for as many uses as needed."""
+    """A schema archive in a private temporary file, for as many uses as needed.
 
-    def __init__(self, archive: SchemaArchive, content: bytes, directory: Path) -> None:
+    Args:
+        only: dump ids of the entries that are taken for all there is; None: all.
+    """
+
+    def __init__(
+        self,
+        archive: SchemaArchive,
+        content: bytes,
+        directory: Path,
+        *,
+        only: frozenset[int] | None = None,
+    ) -> None:
         self.document = archive
+        self._only = only
         self.path = directory / "schema.dump"
         self.path.write_bytes(content)
         self.path.chmod(0o600)
@@ -153,7 +178,7 @@ class Archive:
         entries = []
         for line in listed.stdout.decode("utf-8", "replace").splitlines():
             match = re.match(r"(\d+); (\d+) (\d+) (.*)$", line)
-            if match:
+            if match and (self._only is None or int(match[1]) in self._only):
                 kind, tag = _kind(match[4])
                 entries.append(Entry(int(match[1]), int(match[2]), int(match[3]), kind, tag, line))
         return entries
@@ -162,6 +187,31 @@ class Archive:
         """The SQL text of *entries* alone; bytes that are no UTF-8 stand as surrogates."""
         args = ["--file=-", f"--use-list={self._list_file(entries)}", str(self.path)]
         return run_tool(self._tools(), "pg_restore", args).stdout.decode(errors="surrogateescape")
+
+    def described(self) -> list[Described]:
+        """Every entry with its names and its SQL, in the order of restore."""
+        listing = {entry.dump_id: entry for entry in self.listing()}
+        args = ["--verbose", "--file=-", str(self.path)]
+        text = run_tool(self._tools(), "pg_restore", args).stdout.decode(errors="surrogateescape")
+        text = _END.sub("", text)
+        heads = [
+            head
+            for head in _HEAD.finditer(text)
+            if int(head["id"]) in listing
+            and (int(head["class"]), int(head["oid"]))
+            == (listing[int(head["id"])].class_id, listing[int(head["id"])].oid)
+        ]
+        ends = [*(head.start() for head in heads[1:]), len(text)]
+        return [
+            Described(
+                listing[int(head["id"])],
+                head["name"],
+                "" if head["schema"] == "-" else head["schema"],
+                "" if head["owner"] == "-" else head["owner"],
+                text[head.end() : end].strip(),
+            )
+            for head, end in zip(heads, ends, strict=True)
+        ]
 
     def restore(
         self,
@@ -189,6 +239,8 @@ class Archive:
         ]  # fmt: skip
         if section:
             args.append(f"--section={section}")
+        if entries is None and self._only is not None:
+            entries = self.listing()
         if entries is not None:
             args.append(f"--use-list={self._list_file(entries)}")
         done = run_tool(
@@ -227,6 +279,19 @@ class Archive:
             file.writelines(f"{entry.line}\n" for entry in entries)
         return Path(file.name)
 
+
+# What pg_restore --verbose writes before each entry; an entry's own lines end with "--".
+_HEAD = re.compile(
+    r"^--\n-- TOC entry (?P<id>\d+) \(class (?P<class>\d+) OID (?P<oid>\d+)\)\n"
+    r"(?:-- Dependencies: [\d ]*\n)?"
+    r"-- Name: (?P<name>.*); Type: (?P<type>[^;\n]+); Schema: (?P<schema>.*); "
+    r"Owner: (?P<owner>.*?)(?:; Tablespace: [^\n]*)?\n(?:-- Data Pos: \d+\n)?--\n",
+    re.MULTILINE,
+)
+
+_END = re.compile(
+    r"(?:-- Completed on [^\n]*\n\n)?--\n-- PostgreSQL database dump complete\n.*\Z", re.DOTALL
+)
 
 # Entry kinds of more than one word; the listing separates everything by blanks.
 _KINDS = (

@@ -172,6 +172,33 @@ def read_identities(conn: Connection, *, may_publish_all: bool = False) -> list[
     return [_identity(row, version, may_publish_all) for row in _rows(conn, _IDENTITIES)]
 
 
+_ANOTHERS = """
+SELECT n.nspname, c.relname FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384
+  AND n.nspname !~ '^pg_(temp|toast)' AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')
+ORDER BY c.relname <> ALL ('{schema_migrations,migrations}'), c.oid LIMIT 1
+"""
+
+
+def publishes_what_others_own(conn: Connection) -> bool:
+    """Whether the role may publish tables of other owners, found out by trying; rolled back.
+
+    Hosted Supabase's supautils runs CREATE PUBLICATION of its privileged role as the
+    superuser; no catalog says so. True also where there is no table of another owner.
+    """
+    row = _first(conn, _ANOTHERS)
+    if row is None:
+        return True
+    try:
+        with conn.transaction(force_rollback=True):
+            conn.execute("SET LOCAL lock_timeout = '2s'")
+            conn.execute(f"CREATE PUBLICATION aurora_may_it FOR TABLE ONLY {quoted(*row)}".encode())
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable):
+        return False
+    return True
+
+
 def _identity(row: tuple[Any, ...], version: int, may_publish_all: bool) -> Identity:
     oid, schema, name, replica, permanent, condition, owned, owner = row[:8]
     role, primary, chosen, generated, candidate = row[8:]
@@ -198,7 +225,7 @@ def _identity(row: tuple[Any, ...], version: int, may_publish_all: bool) -> Iden
     may_publish = owned or may_publish_all
     if not why and not may_publish:
         why = f"it belongs to {owner}, and only its owner may publish it"
-        fix = f"GRANT {quoted(owner)} TO {quoted(role)};"
+        fix = "" if owner.startswith("supabase_") else f"GRANT {quoted(owner)} TO {quoted(role)};"
     return Identity(
         oid, schema, name, replica if usable else "", may_publish, permanent and not condition,
         why, fix,

@@ -98,7 +98,7 @@ def apply_globals(conn: Connection, text: str) -> Applied:
     created: set[str] = set()
     done, refused, kept = 0, [], []
     for statement in (part for whole in statements(text) for part in _parts(whole)):
-        role = _role_of(statement)
+        role = role_of(statement)
         if statement.startswith(("SET ", "SELECT pg_catalog.set_config")):
             continue
         if statement.startswith("CREATE ROLE"):
@@ -146,13 +146,13 @@ def _run(conn: Connection, statement: str) -> None:
 
 def role_names(text: str) -> list[str]:
     """The roles that a globals script makes."""
-    return [_role_of(s) for s in statements(text) if s.startswith("CREATE ROLE")]
+    return [role_of(s) for s in statements(text) if s.startswith("CREATE ROLE")]
 
 
 def roles_without_password(text: str) -> list[str]:
     """Login roles of the script that come without a password verifier."""
     return [
-        _role_of(statement)
+        role_of(statement)
         for statement in statements(text)
         if re.match(r"ALTER ROLE .* WITH ", statement)
         and re.search(r"\bLOGIN\b", statement)
@@ -160,9 +160,14 @@ def roles_without_password(text: str) -> list[str]:
     ]
 
 
-def _role_of(statement: str) -> str:
-    match = re.match(rf"(?:CREATE|ALTER) ROLE {_IDENTIFIER}", statement)
-    name = match[1] if match else ""
+def role_of(statement: str) -> str:
+    """The role that a statement makes, changes or comments on; "" for others."""
+    match = re.match(rf"(?:CREATE|ALTER|COMMENT ON) ROLE {_IDENTIFIER}", statement)
+    return plain_name(match[1]) if match else ""
+
+
+def plain_name(name: str) -> str:
+    """An identifier as it stands in the catalog."""
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 

@@ -1,0 +1,290 @@
+"""Which entries of a schema archive go into a project, when, and which do not.
+
+What the platform made is in the target already, made by the target's own version of it.
+It is told from people's things by the schema that it lies in, by its owner, and by looking
+whether the target's own schema, dumped by the same tool, has it.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from aurora.engines.base import Snapshot
+from aurora.engines.logical.schema import Described
+from aurora.engines.supabase.rules import (
+    MANAGED,
+    STAGING,
+    is_passing,
+    is_platform_function,
+    is_reserved,
+)
+
+Key = tuple[str, str, str]  # kind, schema, name
+
+_PUBLICATION = re.compile(r'ALTER PUBLICATION ("(?:[^"]|"")+"|\S+) ADD ')
+_FUNCTION_OF_TRIGGER = re.compile(r'EXECUTE (?:FUNCTION|PROCEDURE) ("(?:[^"]|"")+"|[^\s."(]+)\.')
+_REFERRED = re.compile(r'REFERENCES ("(?:[^"]|"")+"|[^\s."(]+)\.')
+_AS_SOMEBODY = re.compile(
+    r'SET SESSION AUTHORIZATION ("(?:[^"]|"")+"|\S+);\n(.*?)RESET SESSION AUTHORIZATION;',
+    re.DOTALL,
+)
+_ABOUT = ("COMMENT", "ACL", "SECURITY LABEL")
+_OTHER_VERSION = "of another version of the service, or made by hand"
+_PLATFORMS = "the platform's own"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """SQL that runs in the last transaction, and what to call it."""
+
+    title: str  # POLICY on storage.objects: Avatars are public
+    sql: str
+
+
+@dataclass(slots=True)
+class Sorted:
+    """Where every entry of an archive goes."""
+
+    kept: set[int] = field(default_factory=set)  # dump ids: restored as everywhere
+    last: list[Statement] = field(default_factory=list)  # in the last transaction, in this order
+    watching: list[Statement] = field(default_factory=list)  # event triggers: after those
+    left_out: list[tuple[str, str]] = field(default_factory=list)  # what, and why
+
+    @property
+    def policies(self) -> list[Statement]:
+        """Those on the services' tables."""
+        return [one for one in self.last if one.title.startswith("POLICY ")]
+
+
+def sort_entries(
+    archive: Sequence[Described],
+    target: Sequence[Described],
+    snapshot: Snapshot,
+    *,
+    installed: Collection[str],
+    schemas: Collection[str],
+) -> Sorted:
+    """Sort the entries of *archive* for a project whose schema is *target*.
+
+    Args:
+        installed: extensions of the target.
+        schemas: schemas of the target.
+    """
+    return _Sorter(target, snapshot, frozenset(installed), frozenset(schemas)).sort(archive)
+
+
+def belongs_to_user(one: Described) -> bool:
+    """Whether an entry of a project's own schema is something that a fresh one has not."""
+    if one.entry.kind in (*_ABOUT, "DEFAULT ACL", "EXTENSION"):
+        return False
+    if one.entry.kind == "SCHEMA":
+        known = (*MANAGED, "public", "extensions", STAGING)
+        return one.name not in known and not is_fresh_owner(one.owner)
+    if one.schema in MANAGED:
+        return one.entry.kind == "POLICY" and one.schema != "cron"  # the services make none
+    if one.schema == STAGING or (one.schema == "extensions" and is_platform_function(one.name)):
+        return False
+    if one.entry.kind == "PUBLICATION":
+        return not one.name.startswith("supabase_")
+    if one.entry.kind in ("PUBLICATION TABLE", "PUBLICATION TABLES IN SCHEMA"):
+        return False
+    return not is_fresh_owner(one.owner)
+
+
+def is_fresh_owner(owner: str) -> bool:
+    """Whether what the role owns is the platform's; people's things are postgres' or their own."""
+    return owner not in ("postgres", "pg_database_owner") and is_reserved(owner)
+
+
+class _Sorter:
+    def __init__(
+        self,
+        target: Sequence[Described],
+        snapshot: Snapshot,
+        installed: frozenset[str],
+        schemas: frozenset[str],
+    ) -> None:
+        self._there: dict[Key, Described] = {_key(one): one for one in target}
+        self._installed = installed
+        self._schemas = schemas
+        self._references = snapshot.archive.references
+        self._managed_oids = {t.oid for t in snapshot.tables if t.schema in MANAGED}
+        self._found = Sorted()
+        self._publications: set[str] = set()  # that are made
+        self._late: set[str] = set()  # names of comments on what comes last
+
+    def sort(self, archive: Sequence[Described]) -> Sorted:
+        for one in archive:
+            self._place(one)
+        return self._found
+
+    def _place(self, one: Described) -> None:
+        places: dict[str, Callable[[Described], None]] = {
+            "SCHEMA": self._place_schema,
+            "EXTENSION": self._place_extension,
+            "EVENT TRIGGER": self._place_event_trigger,
+            "PUBLICATION": self._place_publication,
+            "PUBLICATION TABLE": self._place_membership,
+            "PUBLICATION TABLES IN SCHEMA": self._place_membership,
+            "DEFAULT ACL": self._place_default_acl,
+            "ACL": self._place_acl,
+            "COMMENT": self._place_comment,
+            "SECURITY LABEL": self._place_comment,
+        }
+        if place := places.get(one.entry.kind):
+            place(one)
+        elif one.schema in MANAGED:
+            self._place_managed(one)
+        elif self._refers_to_service(one):
+            table, _, name = one.name.partition(" ")
+            self._late.add(f"CONSTRAINT {name} ON {table}")
+            self._at_last(one)
+        else:
+            self._keep(one, unless=self._is_platforms(one))
+
+    def _refers_to_service(self, one: Described) -> bool:
+        """A foreign key to rows that come last."""
+        referred = self._references.get(one.entry.key)
+        return one.entry.kind == "FK CONSTRAINT" and referred in self._managed_oids
+
+    def _keep(self, one: Described, *, unless: bool) -> None:
+        if not unless:
+            self._found.kept.add(one.entry.dump_id)
+
+    def _leave(self, one: Described, why: str) -> None:
+        where = f"{one.schema}." if one.schema else ""
+        self._found.left_out.append((f"{one.entry.kind} {where}{one.name}", why))
+
+    def _at_last(self, one: Described) -> None:
+        self._found.last.append(Statement(_title(one), one.sql))
+
+    def _is_platforms(self, one: Described) -> bool:
+        """Of a schema that people share with the platform: ``extensions``, rarely ``public``."""
+        return _key(one) in self._there or (
+            one.schema == "extensions"
+            and (is_fresh_owner(one.owner) or is_platform_function(one.name))
+        )
+
+    def _place_schema(self, one: Described) -> None:
+        if one.name in MANAGED and one.name not in self._schemas:
+            self._leave(one, "the target has no such service")
+        else:
+            self._keep(one, unless=one.name in self._schemas)
+
+    def _place_extension(self, one: Described) -> None:
+        self._keep(one, unless=one.name in self._installed)
+
+    def _place_event_trigger(self, one: Described) -> None:
+        if _key(one) in self._there or is_fresh_owner(one.owner):
+            return
+        self._found.watching.append(Statement(_title(one), one.sql))
+
+    def _place_publication(self, one: Described) -> None:
+        if one.name.startswith("aurora_"):
+            self._leave(one, "of Aurora's change log: `aurora source prepare` makes it")
+            return
+        if _key(one) not in self._there and not is_fresh_owner(one.owner):
+            self._found.kept.add(one.entry.dump_id)
+            self._publications.add(one.name)
+
+    def _place_membership(self, one: Described) -> None:
+        match = _PUBLICATION.match(one.sql)
+        publication = _unquoted(match[1]) if match else ""
+        if publication.startswith("aurora_") or _key(one) in self._there:
+            return
+        if one.schema not in MANAGED:
+            self._keep(one, unless=False)
+            return
+        peoples = not publication.startswith("supabase_") or publication == "supabase_realtime"
+        if peoples and not is_passing(one.schema, one.name.removeprefix(f"{publication} ")):
+            self._at_last(one)
+
+    def _place_default_acl(self, one: Described) -> None:
+        if not is_fresh_owner(one.owner):
+            self._keep(one, unless=False)
+            return
+        there = self._there.get(_key(one))
+        if there is None or there.sql != one.sql:
+            self._leave(one, f"of {one.owner}: {_PLATFORMS}")
+
+    def _place_acl(self, one: Described) -> None:
+        kind, _, name = one.name.partition(" ")
+        managed = one.schema in MANAGED or (kind == "SCHEMA" and name in MANAGED)
+        if not managed and not (is_fresh_owner(one.owner) and _key(one) in self._there):
+            if one.schema != "extensions" or not is_fresh_owner(one.owner):
+                self._keep(one, unless=False)
+            return
+        there = self._there.get(_key(one))
+        known = set(there.sql.splitlines()) if there else set()
+        for grant in _granted_by_users(one.sql):
+            if grant not in known and not is_passing(one.schema, name):
+                self._found.last.append(Statement(f"GRANT on {_where(one, name)}", grant))
+
+    def _place_comment(self, one: Described) -> None:
+        kind, _, name = one.name.partition(" ")
+        if kind == "EXTENSION" or _key(one) in self._there:
+            return
+        if one.name in self._late:
+            self._at_last(one)
+            return
+        if one.name.startswith("EVENT TRIGGER "):
+            subject = f"EVENT TRIGGER {_unquoted(one.name.removeprefix('EVENT TRIGGER '))}"
+            if any(subject == statement.title for statement in self._found.watching):
+                self._found.watching.append(Statement(_title(one), one.sql))
+            return
+        if one.name.startswith("PUBLICATION "):
+            subject = _unquoted(one.name.removeprefix("PUBLICATION "))
+            self._keep(one, unless=subject not in self._publications)
+            return
+        managed = one.schema in MANAGED or (kind == "SCHEMA" and _unquoted(name) in MANAGED)
+        if managed:
+            if not is_passing(one.schema, name):
+                self._leave(one, "only the owner of the service's table may comment on it")
+        else:
+            self._keep(one, unless=self._is_platforms(one))
+
+    def _place_managed(self, one: Described) -> None:
+        if _key(one) in self._there or is_passing(one.schema, one.name):
+            return
+        match one.entry.kind:
+            case "POLICY" if one.schema != "cron":
+                self._at_last(one)
+            case "TRIGGER" if _schema_in(_FUNCTION_OF_TRIGGER, one.sql) not in MANAGED:
+                self._at_last(one)
+            case "FK CONSTRAINT" if _schema_in(_REFERRED, one.sql) not in MANAGED:
+                self._at_last(one)
+            case _ if one.schema not in self._schemas:
+                pass  # told with the schema
+            case _:
+                self._leave(one, _OTHER_VERSION)
+
+
+def _key(one: Described) -> Key:
+    return one.entry.kind, one.schema, one.name
+
+
+def _title(one: Described) -> str:
+    if one.entry.kind in ("POLICY", "TRIGGER", "FK CONSTRAINT"):
+        table, _, name = one.name.partition(" ")
+        return f"{one.entry.kind} on {one.schema}.{table}: {name}"
+    return f"{one.entry.kind} {_where(one, one.name)}"
+
+
+def _where(one: Described, name: str) -> str:
+    return f"{one.schema}.{name}" if one.schema else name
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def _schema_in(pattern: re.Pattern[str], sql: str) -> str:
+    match = pattern.search(sql)
+    return _unquoted(match[1]) if match else ""
+
+
+def _granted_by_users(sql: str) -> Iterator[str]:
+    """The grants in an ACL that another than the owner gave: pg_dump runs them as that role."""
+    for block in _AS_SOMEBODY.finditer(sql):
+        if not is_fresh_owner(_unquoted(block[1])):
+            yield from (line for line in block[2].splitlines() if line.startswith("GRANT "))
