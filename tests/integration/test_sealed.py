@@ -29,7 +29,12 @@ from tests.fixtures.looks import compare, run_sql
 from tests.fixtures.projects import LABEL, NewTarget, Project
 from tests.fixtures.storage_projects import NewStorageProject
 
-pytest_plugins = ["tests.fixtures.sample", "tests.fixtures.backups", "tests.fixtures.objects"]
+pytest_plugins = [
+    "tests.fixtures.sample",
+    "tests.fixtures.backups",
+    "tests.fixtures.hosted",
+    "tests.fixtures.objects",
+]
 
 CHUNK = 256 << 10
 
@@ -239,10 +244,10 @@ def test_a_forged_part_does_not_pass_for_rows(
 
 
 def test_storage_objects_are_sealed_too(
-    project: Project, new_project: NewStorageProject, identity: Path
+    project: Project, new_storage_project: NewStorageProject, identity: Path
 ) -> None:
     """The bytes of a project's Storage come out with the identity, and lie in no other object."""
-    source = new_project()
+    source = new_storage_project()
     source.fill(40)
     project.backup(source.dsn, objects=source.source())
     made = create_sealed(
