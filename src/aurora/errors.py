@@ -10,6 +10,8 @@ holds a secret: foreign errors are re-worded at the door where they enter.
     AuroraError                     1   failed
     ├─ UsageError                   2   usage
     ├─ Incomplete                   3   partly done
+    ├─ GoalMissed                   4   proven right, but slower than the goal
+    ├─ Inconclusive                 5   a test could not tell
     ├─ RepositoryError
     │  ├─ RepositoryNotFound       10
     │  ├─ RepositoryLocked         11
@@ -28,12 +30,14 @@ holds a secret: foreign errors are re-worded at the door where they enter.
     ├─ IntegrityError              40
     │  ├─ ObjectMissing            41
     │  ├─ ObjectDamaged            42
-    │  └─ CheckFailed              43   a restore or a verification found a difference
+    │  ├─ CheckFailed              43   a restore or a verification found a difference
+    │  └─ RecoveryTestFailed       44   a test restored the backup, and it is not what it must be
     ├─ TargetError                 50
     │  ├─ TargetUnreachable        50
     │  ├─ TargetNotEmpty           51
     │  ├─ TargetUnfit              52   privilege, version, room
-    │  └─ TargetRefused            53   a statement failed while restoring
+    │  ├─ TargetRefused            53   a statement failed while restoring
+    │  └─ EnvironmentUnfit         54   what a recovery test needs is not here
     └─ Cancelled                  130
 """
 
@@ -74,6 +78,20 @@ class Incomplete(AuroraError):
 
     code = "incomplete"
     exit_code = 3
+
+
+class GoalMissed(AuroraError):
+    """What was tested is right, but took longer than ``[goals]`` allow."""
+
+    code = "goal-missed"
+    exit_code = 4
+
+
+class Inconclusive(AuroraError):
+    """A test ended without telling whether the backup is good; run it again."""
+
+    code = "inconclusive"
+    exit_code = 5
 
 
 class RepositoryError(AuroraError):
@@ -210,6 +228,13 @@ class CheckFailed(IntegrityError):
     exit_code = 43
 
 
+class RecoveryTestFailed(IntegrityError):
+    """A recovery test found the backup, or what it restores to, wrong."""
+
+    code = "recovery-test-failed"
+    exit_code = 44
+
+
 class TargetError(AuroraError):
     """The database to restore into failed or refused."""
 
@@ -243,6 +268,13 @@ class TargetRefused(TargetError):
 
     code = "target-refused"
     exit_code = 53
+
+
+class EnvironmentUnfit(TargetError):
+    """A recovery test lacks something on this machine: an extension, room, a server's version."""
+
+    code = "environment"
+    exit_code = 54
 
 
 class Cancelled(AuroraError):

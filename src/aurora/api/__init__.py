@@ -43,6 +43,7 @@ from aurora.api.keys import (
 )
 from aurora.api.objects import restore_objects, save_object
 from aurora.api.overview import status
+from aurora.api.proof import last_test, run_recovery_test, validate
 from aurora.api.restores import (
     plan_point,
     plan_restore,
@@ -73,6 +74,7 @@ __all__ = [
     "heal_backups",
     "hold_backup",
     "incident_records",
+    "last_test",
     "list_backups",
     "list_keys",
     "mark_point",
@@ -103,6 +105,7 @@ __all__ = [
     "resume_writes",
     "rotate_key",
     "run_prune",
+    "run_recovery_test",
     "save_object",
     "start_incident",
     "status",
@@ -111,6 +114,7 @@ __all__ = [
     "touches",
     "transactions",
     "undelete_backup",
+    "validate",
     "verify_audit",
     "verify_backup",
 ]

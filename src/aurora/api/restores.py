@@ -6,7 +6,8 @@ from typing import Any
 
 from aurora.api.audit import Recording, recorded
 from aurora.api.common import back_up_first, held, keyed, memory_of, opened, reported
-from aurora.engines.logical.targets import Target
+from aurora.api.proof import remember_restore
+from aurora.engines.logical.targets import Target, shown_lsn
 from aurora.errors import UsageError
 from aurora.events import EventSink, discard
 from aurora.operations import restore as restore_operation
@@ -84,6 +85,7 @@ def restore(
                 aurora, lambda: run_restore(plan, make_safety_backup=safety, sink=sink)
             )
         _tell(note, report)
+        remember_restore(aurora, dsn, report, storage=storage)
     return report
 
 
@@ -159,6 +161,9 @@ def restore_point(
                 aurora, lambda: run_recovery(plan, make_safety_backup=safety, sink=sink)
             )
         _tell(note, report)
+        cut = plan.resolution.cut
+        lsn = shown_lsn(cut.commit_lsn) if cut is not None else ""
+        remember_restore(aurora, dsn, report, storage=storage, lsn=lsn)
     return report
 
 

@@ -7,7 +7,7 @@ import typer
 
 from aurora import api, clock
 from aurora.cli import context as run
-from aurora.cli import mark, objects, prune, recover, restore, status, verify
+from aurora.cli import mark, objects, proof, prune, recover, restore, status, verify
 from aurora.cli.render import surface, table
 from aurora.errors import Incomplete
 from aurora.operations.backup import BackupReport
@@ -31,6 +31,8 @@ backup.command("restore-point")(recover.restore_point)
 backup.command("restore-object")(objects.restore_object)
 backup.command("restore-bucket")(objects.restore_bucket)
 backup.command("mark")(mark.mark)
+backup.command("validate")(proof.validate)
+backup.command("test-recovery")(proof.recovery_test)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
 

@@ -108,9 +108,10 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, dict[str, Any]]
     """
     found: dict[str, dict[str, Any]] = {}
     for variable, value in variables.items():
-        head, _, rest = variable.removeprefix("AURORA_").partition("_")
-        section, field = head.lower(), rest.lower()
-        if not variable.startswith("AURORA_") or section not in SECTIONS or not field:
+        text = variable.removeprefix("AURORA_").lower()
+        section = next((name for name in SECTIONS if text.startswith(f"{name}_")), "")
+        field = text[len(section) + 1 :]
+        if not variable.startswith("AURORA_") or not section or not field:
             continue
         if field.removesuffix("_file").removesuffix("_command") in _SECRET_VARIABLES:
             continue
@@ -123,7 +124,7 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, dict[str, Any]]
             nearest = difflib.get_close_matches(field, plain, 1, 0.5)
             raise UsageError(
                 f"the environment variable {variable} sets nothing",
-                hint=f"Did you mean AURORA_{head}_{nearest[0].upper()}?"
+                hint=f"Did you mean AURORA_{section.upper()}_{nearest[0].upper()}?"
                 if nearest
                 else f"[{section}] knows {', '.join(plain)}.",
             )
@@ -154,10 +155,8 @@ def _secret_in(name: str, section: Mapping[str, Any]) -> str | None:
     for field in ("password", "passphrase", "storage_key"):
         if isinstance(section.get(field), str):
             return f"[{name}] {field}"
-    if name == "source" and isinstance(dsn := section.get("dsn"), str) and dsn:
-        info = ConnInfo.parse(dsn)
-        if info.options != info.without_secrets().options:
-            return "a password in [source] dsn"
+    if found := _password_in_dsn(name, section):
+        return found
     if isinstance(section.get("url"), str) and _url_holds_secret(section["url"]):
         return f"a credential in [{name}] url"
     if found := _secret_address_in(name, section):
@@ -167,6 +166,15 @@ def _secret_in(name: str, section: Mapping[str, Any]) -> str | None:
         for key, value in credentials.items() if isinstance(credentials, Mapping) else ():
             if isinstance(value, str) and key not in _PLAIN_CREDENTIALS:
                 return f"[{name}.{table}] {key}"
+    return None
+
+
+def _password_in_dsn(name: str, section: Mapping[str, Any]) -> str | None:
+    for field in ("dsn", "server_dsn"):
+        if isinstance(dsn := section.get(field), str) and dsn:
+            info = ConnInfo.parse(dsn)
+            if info.options != info.without_secrets().options:
+                return f"a password in [{name}] {field}"
     return None
 
 

@@ -285,6 +285,34 @@ class GoalSettings(_Section):
     )
 
 
+class ValidateSettings(_Section):
+    """What must be true of restored data, beyond being what was backed up."""
+
+    assertions: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
+        default=(), description="SQL files, each a query that answers true of the newest state"
+    )
+    invariants: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
+        default=(), description="SQL files, each a query that answers true at every moment"
+    )
+    timeout: Duration = Field(default=300.0, gt=0, description="how long one of them may take")
+    differences: int = Field(
+        default=20, ge=0, le=10_000, description="differing rows of one table that are shown"
+    )
+
+
+class RecoveryTestSettings(_Section):
+    """Where recovery tests restore to."""
+
+    server_dsn: str = Field(
+        default="",
+        description="a server to test on, without its password; by default one is started here",
+    )
+    password: SecretRef | None = Field(default=None, description="where that server's password is")
+    without_extensions: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
+        default=(), description="extensions that a test may do without; counted as skipped"
+    )
+
+
 class NotifyTarget(_Section):
     """Where notices go: an Apprise address, by reference, since it holds a secret."""
 
@@ -354,6 +382,9 @@ class Settings(BaseSettings):
     incident: IncidentSettings = Field(default_factory=IncidentSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     goals: GoalSettings = Field(default_factory=GoalSettings)
+    # The section is called validate, which pydantic keeps for a method.
+    validation: ValidateSettings = Field(default_factory=ValidateSettings, alias="validate")
+    test_recovery: RecoveryTestSettings = Field(default_factory=RecoveryTestSettings)
     notify: NotifySettings = Field(default_factory=NotifySettings)
     ping: PingSettings = Field(default_factory=PingSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
@@ -374,6 +405,8 @@ SECTIONS: dict[str, type[_Section]] = {
     "incident": IncidentSettings,
     "schedule": ScheduleSettings,
     "goals": GoalSettings,
+    "validate": ValidateSettings,
+    "test_recovery": RecoveryTestSettings,
     "notify": NotifySettings,
     "ping": PingSettings,
     "metrics": MetricsSettings,

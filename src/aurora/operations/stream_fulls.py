@@ -63,8 +63,9 @@ class Fulls:
     def see(self, fingerprint: str) -> None:
         """Called with the schema's fingerprint at each look."""
         with self._lock:
-            changed = self._known and fingerprint != self._known
-            if changed and fingerprint != self._seen:
+            if self.making:
+                return  # it publishes new tables itself; the look after it tells
+            if self._known and fingerprint not in (self._known, self._seen):
                 self._want("the schema changed", self._settle)
             self._seen = fingerprint
 
@@ -102,9 +103,7 @@ class Fulls:
             return
         with self._lock:
             self._known = report.log.fingerprint
-            self._pause, self.making = _FIRST_PAUSE, ""
-            if self._seen and self._seen != self._known:
-                self._want("the schema changed", self._settle)
+            self._pause, self.making, self._seen = _FIRST_PAUSE, "", ""
         self._sink(Noted(f"full backup {report.backup_id} is made; the log leans on it"))
         self.on_made(report.backup_id)
 

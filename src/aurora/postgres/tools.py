@@ -205,6 +205,22 @@ def find_tools(
     )
 
 
+def installed_servers(at_least: int) -> list[ToolSet]:
+    """Installations that can run a server of major *at_least* or newer, the nearest first.
+
+    Those of ``AURORA_PG_BIN`` come before others of the same version.
+    """
+    groups = (_named_dirs(), _path_dirs(), _usual_dirs(), _wheel_dirs())
+    found = [
+        tools
+        for tools in map(inspect_tools, _distinct(itertools.chain(*groups)))
+        if tools is not None
+        and tools.major >= at_least
+        and all((tools.bin_dir / name).is_file() for name in ("initdb", "postgres"))
+    ]
+    return sorted(found, key=lambda tools: tools.major)  # stable: the groups' order stays
+
+
 def _named_dirs() -> Iterator[Path]:
     for text in os.environ.get(SEARCH_VARIABLE, "").split(os.pathsep):
         if text:

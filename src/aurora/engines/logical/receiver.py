@@ -31,6 +31,7 @@ _HEAD = 25  # bytes before the message: kind, start, end, clock
 _U64 = struct.Struct(">Q")
 _STATUS = struct.Struct(">cQQQqB")
 _EPOCH = 946684800
+_CONNECT_SECONDS = 15.0
 _REPLY_SECONDS = 0.5
 _ASK_SECONDS = 0.02
 _NUDGE_SECONDS = 0.5
@@ -101,12 +102,12 @@ class LogSession:
             "keepalives_idle": "30",
             "keepalives_interval": "10",
         }
-        if "connect_timeout" not in info.options:
-            options["connect_timeout"] = "15"
-        self._conn = pq.PGconn.connect(info.with_options(**options).dsn().encode())
+        patience = float(info.options.get("connect_timeout") or 0) or _CONNECT_SECONDS
+        self._conn = pq.PGconn.connect_start(info.with_options(**options).dsn().encode())
         self._received = 0
         try:
             with translated("source", doing=f"connecting to {self._address} for replication"):
+                self._connect(patience)
                 if self._conn.status != pq.ConnStatus.OK:
                     raise psycopg.OperationalError(self._message())
                 self.system = self._identify()
@@ -333,6 +334,19 @@ class LogSession:
             # The server may wait for us to read before it reads: both ways.
             select.select([self._conn.socket], [self._conn.socket], [], 1)
             self._conn.consume_input()
+
+    def _connect(self, patience: float) -> None:
+        """Step by step: libpq's own way holds Python's lock, and all threads stand still."""
+        conn, end = self._conn, time.monotonic() + patience
+        while conn.status != pq.ConnStatus.BAD:
+            state = conn.connect_poll()
+            if state in (pq.PollingStatus.OK, pq.PollingStatus.FAILED):
+                return
+            reading = [conn.socket] if state == pq.PollingStatus.READING else []
+            writing = [conn.socket] if state == pq.PollingStatus.WRITING else []
+            left = end - time.monotonic()
+            if left <= 0 or not any(select.select(reading, writing, [], left)):
+                raise psycopg.OperationalError("timeout expired")
 
     def _identify(self) -> System:
         result = self._conn.exec_(b"IDENTIFY_SYSTEM")
