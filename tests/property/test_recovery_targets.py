@@ -312,7 +312,7 @@ def _with_points(*names: str) -> list[Run]:
     found = [Transaction(1000 + i, 6000 + i, 6001 + i, (1100 + i) * SECOND)
              for i in range(len(names))]  # fmt: skip
     marks = tuple(
-        Marked(f"point {name}", replace(one, end_lsn=0))
+        Marked(f"point {name}", replace(one, end_lsn=0), one.commit_lsn - 1)
         for name, one in zip(names, found, strict=True)
     )
     stretch = _stretch(found, 5000, [])

@@ -22,6 +22,14 @@ from aurora.api.backups import (
 )
 from aurora.api.changelog import mark_point, prepare_source, transactions
 from aurora.api.common import reports_directory
+from aurora.api.incident_recovery import (
+    recover_rows,
+    recover_table,
+    recover_whole,
+    rehearse,
+    require_how,
+    save_lost_rows,
+)
 from aurora.api.incidents import (
     assess,
     incident_records,
@@ -91,12 +99,17 @@ __all__ = [
     "prune_places",
     "record",
     "recorded",
+    "recover_rows",
+    "recover_table",
+    "recover_whole",
     "recovery_point",
     "recovery_sheet_of",
+    "rehearse",
     "release_backup",
     "remove_key",
     "replicate",
     "reports_directory",
+    "require_how",
     "restore",
     "restore_objects",
     "restore_options",
@@ -106,6 +119,7 @@ __all__ = [
     "rotate_key",
     "run_prune",
     "run_recovery_test",
+    "save_lost_rows",
     "save_object",
     "start_incident",
     "status",

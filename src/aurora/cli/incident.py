@@ -7,6 +7,8 @@ import typer
 
 from aurora import api
 from aurora.cli import context as run
+from aurora.cli.incident_options import BadXid, By, DryRun, Json, Storage, Which, Yes
+from aurora.cli.incident_recover import recover
 from aurora.cli.moments import At, BeforeXid, Lsn, Name, Xid, named_target
 from aurora.cli.prompts import confirm, confirm_by_typing
 from aurora.cli.render import Surface, plan, surface, table
@@ -20,14 +22,6 @@ from aurora.operations.log import parse_time
 from aurora.units import format_count, parse_duration, plural
 
 incident = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-
-Which = Annotated[
-    str | None, typer.Option("--incident", help="A part of its id; the newest open one by default.")
-]
-By = Annotated[str, typer.Option("--by", help="Who does this, for the record.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show everything, do nothing.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
 
 
 @incident.callback()
@@ -168,7 +162,7 @@ def assess(
         bool, typer.Option("--no-refresh", help="Do not bring the change log up to now first.")
     ] = False,
     which: Which = None,
-    storage: Annotated[str, typer.Option(help="Read from: primary or secondary.")] = "primary",
+    storage: Storage = "primary",
     by: By = "",
     json: Json = False,
 ) -> None:
@@ -211,12 +205,9 @@ def recovery_point(
     xid: Xid = None,
     before_xid: BeforeXid = None,
     name: Name = None,
-    bad_xid: Annotated[
-        list[int] | None,
-        typer.Option("--bad-xid", help="A transaction that did damage; may be repeated."),
-    ] = None,
+    bad_xid: BadXid = None,
     which: Which = None,
-    storage: Annotated[str, typer.Option(help="Read from: primary or secondary.")] = "primary",
+    storage: Storage = "primary",
     by: By = "",
     json: Json = False,
 ) -> None:
@@ -240,6 +231,9 @@ def recovery_point(
             [f"the point is {found.target}, LSN {shown_lsn(found.lsn)} exclusive; next: `aurora "
              "incident recover`"],
         )  # fmt: skip
+
+
+incident.command("recover")(recover)
 
 
 @incident.command("status")

@@ -227,6 +227,7 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
     xid: int  # 32 bits
     lsn: int  # where the commit record begins
     at: str  # ISO, of the commit
+    place: int  # where the mark itself lies in the WAL
 
 
 class Segment(msgspec.Struct, frozen=True, omit_defaults=True, rename=_AS_REF):

@@ -70,7 +70,7 @@ class LogSegments:
     def marks(self) -> tuple[Marked, ...]:
         """What Aurora wrote into the log for itself."""
         return tuple(
-            Marked(one.text, Transaction(one.xid, one.lsn, 0, micros(one.at)))
+            Marked(one.text, Transaction(one.xid, one.lsn, 0, micros(one.at)), one.place)
             for segment in self.segments
             for one in segment.marks
         )
@@ -138,7 +138,7 @@ def _runs(links: Sequence[Link]) -> list[Run]:
         Part(
             link.backup.entry.id, link.log.from_lsn, link.log.to_lsn, micros(link.log.to_at),
             link.log.fingerprint, link.segments.stretches(), link.segments.marks(),
-            link.log.markers, _sees(link),
+            link.log.markers, _sees(link), link.is_piece,
         )
         for link in links
         if link.log.parent

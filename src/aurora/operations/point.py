@@ -14,10 +14,15 @@ from pathlib import Path
 import msgspec
 
 from aurora.engines.base import Progress, Sequence_, Snapshot, TableData
+from aurora.engines.logical.carry import Recast, not_carried, recast, types_changed
+from aurora.engines.logical.ddl import read_change
 from aurora.engines.logical.export import progress_of
+from aurora.engines.logical.marks import REWRITE, changes_schema
 from aurora.engines.logical.merge import KEYS_IN_MEMORY, Merge, MergeFigures
 from aurora.engines.logical.mergeload import MergedRows
 from aurora.engines.logical.names import shown
+from aurora.engines.logical.onetable import script_parts
+from aurora.engines.logical.schema import Archive
 from aurora.engines.logical.segments import precedes
 from aurora.engines.logical.spool import Spool
 from aurora.engines.logical.targets import (
@@ -46,6 +51,7 @@ class Point:
 
     target: Target
     backup: Backup  # the full
+    schema: Backup  # whose schema it is then
     resolution: Resolution
     chain: tuple[Link, ...]  # incrementals of the run, oldest first
     wanted: tuple[tuple[Link, int], ...]  # segments to read
@@ -54,6 +60,8 @@ class Point:
     data: tuple[TableData, ...] = field(repr=False)
     snapshot: Snapshot = field(repr=False)
     notices: tuple[str, ...] = ()
+    recasts: Mapping[int, Recast] = field(default_factory=dict)  # tables of another shape by then
+    refused: Mapping[int, str] = field(default_factory=dict)  # tables not carried: oid, and why
     keys_in_memory: int = KEYS_IN_MEMORY  # keys that the merge holds before it goes to disk
 
     @property
@@ -69,6 +77,25 @@ class Point:
         if cut is not None:
             return f"{shown_time(cut.at)} (xid {cut.xid})"
         return self.backup.snapshot.source.snapshot_at
+
+    def require(self, oids: Collection[int] | None = None) -> None:
+        """All tables, or *oids*, can be given exactly. Raises UsageError with the nearest."""
+        names = {t.oid: shown(t.schema, t.name) for t in self.snapshot.tables}
+        found = [
+            f"{names[oid]} {why}"
+            for oid, why in self.refused.items()
+            if oids is None or oid in oids
+        ]
+        if found:
+            more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+            nearest = self.resolution.nearest
+            raise UsageError(
+                f"{self.target} cannot be met exactly: the schema changed since the full "
+                f"{self.backup.entry.id}, and {'; '.join(found[:5])}{more}",
+                hint=f"Nothing was changed. The {'; the '.join(nearest)}."
+                " Other tables can be restored to that point one by one (restore-table --at).",
+                context={"nearest": list(nearest), "tables": found},
+            )
 
     def reread_of(self, oids: Collection[int] | None = None) -> dict[str, str]:
         """Tables that the log does not carry, and the moment of their rows; of *oids* only."""
@@ -95,6 +122,8 @@ class Point:
             ("first left out", str(found.after) if found.after else "none"),
             ("lost", lost),
         ]  # fmt: skip
+        if found.schema:
+            lines.append(("schema", f"as {found.schema} found it: it changed since the full"))
         reread = self.reread_of(oids)
         lines += [("as of a re-read", f"{name}: rows of {at}") for name, at in reread.items()]
         return [*lines, *(("notice", notice) for notice in self.notices)]
@@ -111,6 +140,7 @@ class Point:
             "last_applied": _described(found.cut),
             "first_left_out": _described(found.after),
             "lost_transactions": found.lost,
+            "schema_of": self.schema.entry.id,
             "reread": self.reread_of(oids),
             "notices": list(self.notices),
         }
@@ -156,14 +186,24 @@ def find_point(
     chain = _chain(resolution, links)
     wanted = tuple(_wanted(resolution, base, chain))
     before, after = _around(resolution, base, chain)
-    if after.is_piece and not after.log.fingerprint:
-        notices = [*notices, _UNSEEN]
     streamed = _streamed(base, chain, resolution)
-    data, reread = _rows(base, before, streamed)
     last = before[-1].backup.snapshot
-    sequences, behind = _sequences(base, before[-1], _read_at(after, before[-1], chain))
+    again = [link for link in links if link.backup.entry.id == resolution.archive]
+    schema = max([before[-1], *again], key=lambda link: link.log.to_lsn)
+    carried = Carried({}, {})
+    if resolution.schema:
+        # Re-reads of a later shape are none of the full's tables'.
+        before = [one for one in before if one.log.fingerprint == base.log.fingerprint]
+        last = before[-1].backup.snapshot
+        schema = next(link for link in links if link.backup.entry.id == resolution.schema)
+        carried = _carry(base, schema, resolution, streamed)
+        streamed &= frozenset(t.oid for t in schema.backup.snapshot.tables)
+        after = schema  # it is not before the target
+    unseen = [_UNSEEN] if after.is_piece and not after.log.fingerprint else []
+    data, reread = _rows(base, schema, before, streamed)
+    sequences, behind = _sequences(schema, before[-1], _read_at(after, before[-1], chain))
     snapshot = msgspec.structs.replace(
-        base.backup.snapshot,
+        schema.backup.snapshot,
         sequences=sequences,
         large_objects=last.large_objects,
         vault=last.vault,
@@ -171,8 +211,8 @@ def find_point(
         source=msgspec.structs.replace(base.backup.snapshot.source, database=last.source.database),
     )
     return Point(
-        target, base.backup, resolution, chain, wanted, streamed, reread, tuple(data), snapshot,
-        (*notices, *behind),
+        target, base.backup, schema.backup, resolution, chain, wanted, streamed, reread,
+        tuple(data), snapshot, (*notices, *unseen, *behind), carried.recasts, carried.refused,
     )  # fmt: skip
 
 
@@ -215,6 +255,7 @@ def merged(
             jobs,
             point.snapshot.source.database.encoding,
             progress,
+            {oid: one for oid, one in point.recasts.items() if only is None or oid in only},
         )
         stack.callback(rows.close)
         yield Merged(rows, merge.figures)
@@ -231,13 +272,15 @@ def _read_log(
     wanted = point.streamed if only is None else point.streamed & frozenset(only)
     merge = Merge(
         {t.oid: t for t in point.snapshot.tables if t.oid in wanted},
-        frozenset(t.oid for t in point.snapshot.tables) - wanted,
+        frozenset(t.oid for t in (*point.backup.snapshot.tables, *point.snapshot.tables)) - wanted,
         frozenset(point.snapshot.skipped),
         point.resolution.base.sees,
         point.resolution.cut.commit_lsn if point.resolution.cut else 0,
         spool.keep,
         directory,
         point.keys_in_memory,
+        {oid: one for oid, one in point.recasts.items() if oid in wanted},
+        frozenset(m.place for m in point.resolution.passed if changes_schema(m.text)),
     )
     stack.callback(merge.close)
     phase = "reading the change log"
@@ -331,6 +374,54 @@ def _nothing_after(resolution: Resolution, link: Link) -> bool:
     return resolution.after is None or resolution.after.commit_lsn >= link.log.to_lsn
 
 
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a change of the schema means for each table, by oid."""
+
+    recasts: Mapping[int, Recast]
+    refused: Mapping[int, str]
+
+
+def _carry(base: Link, schema: Link, resolution: Resolution, streamed: frozenset[int]) -> Carried:
+    changes = [read_change(m.text) for m in resolution.passed if changes_schema(m.text)]
+    rewritten = [int(m.text.removeprefix(REWRITE)) for m in resolution.passed
+                 if m.text.startswith(REWRITE)]  # fmt: skip
+    why = not_carried(changes)
+    if not why and any(change.tag == "ALTER TYPE" for change in changes):
+        why = types_changed(_types(base.backup), _types(schema.backup), changes)
+    old = {table.oid: table for table in base.backup.snapshot.tables}
+    recasts: dict[int, Recast] = {}
+    refused: dict[int, str] = {}
+    for table in schema.backup.snapshot.tables:
+        if not table.has_rows:
+            continue
+        was = old.get(table.oid)
+        key = str(table.oid)
+        if why:
+            refused[table.oid] = f"may be touched by it: {why}"
+        elif was is None:
+            refused[table.oid] = "was made since, so its rows are known only from the next full on"
+        elif table.oid in streamed and base.log.keyed[key] != schema.log.keyed.get(key):
+            refused[table.oid] = "has another replica identity"
+        else:
+            found = recast(was, table, changes, rewritten)
+            if isinstance(found, str):
+                refused[table.oid] = found
+            elif not found.is_plain or was.copy_columns != table.copy_columns:
+                recasts[table.oid] = found
+    return Carried(recasts, refused)
+
+
+def _types(backup: Backup) -> dict[str, str]:
+    """The statements that make the schema's types, by name."""
+    with tempfile.TemporaryDirectory(prefix="aurora-") as directory:
+        document = backup.snapshot.archive
+        archive = Archive(document, backup.read_all(document.pieces), Path(directory))
+        entries = [entry for entry in archive.listing() if entry.kind == "TYPE"]
+        parts = script_parts(archive, entries) if entries else ()
+        return {f"{p.schema}.{p.name}": p.sql for p in parts if p.kind == "TYPE"}
+
+
 def _read_at(after: Link, before: Link, chain: Sequence[Link]) -> tuple[Sequence_, ...]:
     """The positions that *after* knows: pieces of a stream tell only those that moved."""
     found = before.backup.snapshot.sequences
@@ -387,7 +478,7 @@ def _streamed(base: Link, chain: Sequence[Link], resolution: Resolution) -> froz
 
 
 def _rows(
-    base: Link, before: Sequence[Link], streamed: frozenset[int]
+    base: Link, schema: Link, before: Sequence[Link], streamed: frozenset[int]
 ) -> tuple[list[TableData], dict[str, str]]:
     """The rows to begin with: the full's, or for tables outside of the log the last re-read."""
     rows = {d.oid: d for d in base.backup.data()}
@@ -397,9 +488,9 @@ def _rows(
         for found in link.backup.data(others) if others else ():
             rows[found.oid] = found
             at[found.oid] = link.backup.snapshot.source.snapshot_at
-    names = {t.oid: shown(t.schema, t.name) for t in base.backup.snapshot.tables if t.has_rows}
+    names = {t.oid: shown(t.schema, t.name) for t in schema.backup.snapshot.tables if t.has_rows}
     told = {names[oid]: at[oid] for oid in rows if oid in names and oid not in streamed}
-    return [d for oid, d in rows.items() if oid in names or oid in at], dict(sorted(told.items()))
+    return [d for oid, d in rows.items() if oid in names], dict(sorted(told.items()))
 
 
 def _require_room(point: Point, directory: Path) -> None:

@@ -78,7 +78,8 @@ def plan_recovery(
         TargetNotEmpty, TargetUnfit, TargetUnreachable: see :func:`restore.plan_restore`.
     """
     point = find_point(repository, database, target, full=full, notices=notices, sink=sink)
-    return RecoveryPlan(point, plan_restore(point.backup, dsn, options))
+    point.require()
+    return RecoveryPlan(point, plan_restore(point.backup, dsn, options, snapshot=point.snapshot))
 
 
 def run_recovery(
@@ -106,7 +107,7 @@ def run_recovery(
             return held
 
         content = Content(
-            plan.kind, point.state_of, point.snapshot, point.backup, load,
+            plan.kind, point.state_of, point.snapshot, point.schema, load,
             str(point.target), tuple(point.notes(found)),
         )  # fmt: skip
         return run_restore(

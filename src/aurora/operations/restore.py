@@ -150,8 +150,13 @@ class Content:
     notes: tuple[str, ...] = ()
 
 
-def plan_restore(backup: Backup, dsn: str, options: RestoreOptions) -> RestorePlan:
+def plan_restore(
+    backup: Backup, dsn: str, options: RestoreOptions, *, snapshot: Snapshot | None = None
+) -> RestorePlan:
     """Look at the target and decide. Changes nothing.
+
+    Args:
+        snapshot: what is restored, if not the backup's own.
 
     Raises:
         TargetNotEmpty: it holds something and ``in_place`` was not asked for.
@@ -171,7 +176,7 @@ def plan_restore(backup: Backup, dsn: str, options: RestoreOptions) -> RestorePl
         )
     state = look_at(dsn)
     require_usable(state.server, "target")
-    snapshot = backup.snapshot
+    snapshot = snapshot or backup.snapshot
     _require_version(snapshot, state)
     project = _as_project(backup, state, options)
     if project is not None:

@@ -87,6 +87,11 @@ class TablePlan:
         return frozenset(table.oid for table in self.tables)
 
     @property
+    def schema(self) -> Backup:
+        """Whose archive makes the table."""
+        return self.point.schema if self.point else self.backup
+
+    @property
     def snapshot(self) -> Snapshot:
         """Tables and sequences as they are restored."""
         return self.point.snapshot if self.point else self.backup.snapshot
@@ -155,8 +160,11 @@ def plan_restore_table(
         raise UsageError("--as and --replace exclude one another")
     point = what if isinstance(what, Point) else None
     backup = what.backup if isinstance(what, Point) else what
-    root = find_table(backup.snapshot.tables, text)
-    tables = tree_of(backup.snapshot.tables, root)
+    snapshot = what.snapshot
+    root = find_table(snapshot.tables, text)
+    tables = tree_of(snapshot.tables, root)
+    if point is not None:
+        point.require({table.oid for table in tables})
     held = {found.oid for found in backup.body.data}
     lacking = [shown(t.schema, t.name) for t in tables if t.has_rows and t.oid not in held]
     if lacking:
@@ -190,7 +198,7 @@ def plan_restore_table(
             mode = "replace"
             _require_columns(conn, root, tables)
             there = _names_there(conn, root)
-            _require_nothing_skipped(backup, there)
+            _require_nothing_skipped(snapshot, there)
         else:
             raise TargetNotEmpty(
                 f"the table {shown(root.schema, root.name)} is there already",
@@ -309,7 +317,7 @@ def _restore(
                     lock_for_replacing(conn, plan.root, partitioned=partitioned)
                     # Locked first: nothing is written that neither this backup nor the table has.
                     plan = replace(plan, there=_names_there(conn, plan.root))
-                    _require_nothing_skipped(plan.backup, plan.there)
+                    _require_nothing_skipped(plan.snapshot, plan.there)
                     if plan.options.safety and make_safety_backup is not None:
                         sink(PhaseBegun("taking a safety backup"))
                         report.safety_backup = make_safety_backup(plan)
@@ -455,9 +463,9 @@ def _names_there(conn: Connection, root: Table) -> tuple[tuple[str, str], ...]:
         return tuple((schema, name) for _, schema, name in _tree_there(conn, root))
 
 
-def _require_nothing_skipped(backup: Backup, there: Sequence[tuple[str, str]]) -> None:
+def _require_nothing_skipped(snapshot: Snapshot, there: Sequence[tuple[str, str]]) -> None:
     """Rows that the backup left out on request would be deleted and not come back."""
-    skipped = [name for name in (shown(*one) for one in there) if name in backup.snapshot.skipped]
+    skipped = [name for name in (shown(*one) for one in there) if name in snapshot.skipped]
     if skipped:
         raise TargetUnfit(
             f"the backup was made without {', '.join(skipped[:20])}, whose rows would be deleted",
@@ -472,8 +480,8 @@ def _existing(conn: Connection, root: Table, *, partitioned: bool) -> Existing:
 
 
 def _archive(plan: TablePlan, directory: Path) -> Archive:
-    document = plan.backup.snapshot.archive
-    return Archive(document, plan.backup.read_all(document.pieces), directory)
+    document = plan.schema.snapshot.archive
+    return Archive(document, plan.schema.read_all(document.pieces), directory)
 
 
 def _with_schema(
@@ -497,7 +505,7 @@ def _made_again(plan: TablePlan, conn: Connection) -> list[Table]:
         " WHERE c.relkind = 'm' AND NOT c.relispopulated"
     ).fetchall()
     empty = {(str(schema), str(name)) for schema, name in rows}
-    on_it = views_on(plan.backup.snapshot.archive, {table.oid for table in plan.tables})
+    on_it = views_on(plan.schema.snapshot.archive, {table.oid for table in plan.tables})
     return [
         table
         for table in plan.snapshot.tables

@@ -14,7 +14,8 @@ from aurora.engines.logical.names import Connection
 
 # The user's namespaces; what belongs to an extension is known by the extension's version.
 _USERS = (
-    "n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'aurora_fence')"
+    "n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'aurora_fence',"
+    " 'aurora_recovery')"
     " AND n.nspname !~ '^pg_(temp|toast_temp)_'"
 )
 _OWN = (

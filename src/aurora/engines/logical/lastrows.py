@@ -5,7 +5,7 @@ remembered; it is parsed when it is loaded.
 """
 
 import re
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -46,6 +46,7 @@ class Filled(msgspec.Struct, frozen=True, array_like=True):
     """A last row with unchanged TOAST columns: where each of them is to be found.
 
     A source is a position in the log whose row holds the column, or the key of a base row.
+    Columns are counted as they are in the base.
     """
 
     position: int
@@ -125,10 +126,18 @@ class KeyedTable:
         self.shape = shape
         self.last: MutableMapping[bytes, Last] = {}
         self.truncated = False
+        self.base_keys = shape.keys  # places of the key in lines of the base
+        self.base_columns = len(shape.columns)
+        self._take(shape, range(len(shape.columns)))
+
+    def _take(self, shape: Shape, slots: Sequence[int]) -> None:
+        """Rows are of this shape from now on; *slots* name their columns."""
+        self.shape = shape
         self._keys = shape.keys
         self._until = max(shape.keys, default=-1) + 1
         self._lone = shape.keys == (0,) and shape.plain[0]  # the first column is the key
         self._toastable = shape.toastable
+        self._slots = slots
 
     @property
     def touched(self) -> bool:
@@ -197,13 +206,13 @@ class KeyedTable:
         was = key if old is None else self._key_of(old)
         before = self.last.get(was)
         sources: dict[int, int | bytes] = {}
-        for number in (i for i, value in enumerate(row) if value is UNCHANGED):
+        for slot in (self._slots[i] for i, value in enumerate(row) if value is UNCHANGED):
             if before is None and not self.truncated:
-                sources[number] = was
+                sources[slot] = was
             elif isinstance(before, Filled):
-                sources[number] = before.sources.get(number, before.position)
+                sources[slot] = before.sources.get(slot, before.position)
             elif before:
-                sources[number] = before
+                sources[slot] = before
             else:
                 raise _lost_row(self.shape.name)
         if was != key:
@@ -301,12 +310,18 @@ class CountedTable:
     def _count(self, row: Values, step: int, position: int) -> None:
         if UNCHANGED in row:
             raise _lost_row(self.shape.name)
-        key = digest(b"\t".join(copy_fields(self.shape, row)))
+        key = digest(self._line(row))
         count, where = self.counts.get(key, (0, 0))
         if count + step == 0:
             self.counts.pop(key, None)
         else:
             self.counts[key] = (count + step, position if step > 0 else where)
+
+    def _line(self, row: Values) -> bytes:
+        return b"\t".join(copy_fields(self.shape, row))
+
+    def _line_at(self, log: Log, position: int) -> bytes:
+        return self._line(new_row(log(position)))
 
     def surplus(self) -> dict[bytes, int]:
         """Rows of the base that are gone, by digest, and how many of each."""
@@ -316,7 +331,7 @@ class CountedTable:
         """The rows that come to the base's, as COPY text."""
         for count, where in self.counts.values():
             if count > 0:
-                line = b"\t".join(copy_fields(self.shape, new_row(log(where))))
+                line = self._line_at(log, where)
                 for _ in range(count):
                     yield line
 

@@ -18,7 +18,9 @@ from pathlib import Path
 
 from aurora.engines.base import Table
 from aurora.engines.logical import pgoutput
+from aurora.engines.logical.carry import Recast
 from aurora.engines.logical.lastrows import Changed, CountedTable, KeyedTable, Shape
+from aurora.engines.logical.recastrows import RecastCounted, RecastKeyed
 from aurora.engines.logical.spool import CONTINUED, HEADER
 from aurora.errors import ObjectDamaged, UsageError
 
@@ -47,6 +49,9 @@ class Merge:
         cut: commit LSN of the last transaction to apply.
         keep: puts a message that lay in several segments into the log, and says where.
         directory: for the state of tables once it has outgrown *keys_in_memory*.
+        recasts: how rows of the base become rows of *tables*, where those are of a later schema.
+        changes: where in the log the marks of the changes between the two stand. A table that
+            is recast must have no change of a row between the first and the last of them.
     """
 
     tables: Mapping[int, Table]
@@ -57,6 +62,8 @@ class Merge:
     keep: Callable[[bytes], int]
     directory: Path
     keys_in_memory: int = KEYS_IN_MEMORY
+    recasts: Mapping[int, Recast] = field(default_factory=dict)
+    changes: frozenset[int] = frozenset()
     changed: dict[int, Changed] = field(default_factory=dict)
     figures: MergeFigures = field(default_factory=MergeFigures)
     done: bool = False  # the cut is reached
@@ -64,6 +71,8 @@ class Merge:
     _open: int = 0  # commit LSN of the transaction that the log is in
     _applying: bool = False
     _ignored: set[int] = field(default_factory=set)
+    _live: dict[int, Changed] = field(default_factory=dict)  # rows of these need no other look
+    _passed: set[int] = field(default_factory=set)  # of the changes
     _relations: dict[int, bytes] = field(default_factory=dict)
     _pieces: list[bytes] = field(default_factory=list)  # of a message that segments part
 
@@ -75,7 +84,7 @@ class Merge:
             ObjectDamaged: a transaction without end, an update of a row that was never there.
         """
         offset, size = 0, len(data)
-        unpack, table_of, number_of = HEADER.unpack_from, self.changed.get, int.from_bytes
+        unpack, table_of, number_of = HEADER.unpack_from, self._live.get, int.from_bytes
         rows, seen = pgoutput.ROW_KINDS, 0
         while offset < size and not self.done:
             length, _ = unpack(data, offset)
@@ -113,7 +122,7 @@ class Merge:
 
     def _row(self, data: bytes, offset: int, end: int, position: int) -> None:
         oid = int.from_bytes(data[offset + 1 : offset + 5], "big")
-        table = self.changed.get(oid) or (None if oid in self._ignored else self._begin(oid))
+        table = self._live.get(oid) or (None if oid in self._ignored else self._begin(oid))
         if table is not None:
             table.see(data[offset], data, offset + 5, end, position)
             self.figures.changes += 1
@@ -147,9 +156,13 @@ class Merge:
             message = data[offset:end]
             oid = pgoutput.relation_of(message)
             self._relations[oid] = message
-            known = self.changed.get(oid)
+            known = self._live.get(oid)
             if known is not None and Shape.of(message) != known.shape:
-                raise _drifted(known.shape.name)
+                if oid not in self.recasts:
+                    raise _drifted(known.shape.name)
+                del self._live[oid]
+        elif kind == pgoutput.MESSAGE and self._applying and self.changes:
+            self._pass(pgoutput.read_message(data[offset:end]).lsn)
         elif kind == pgoutput.TRUNCATE and self._applying:
             for oid in pgoutput.read_truncate(data[offset:end]).relations:
                 table = self.changed.get(oid) or (
@@ -157,6 +170,13 @@ class Merge:
                 )
                 if table is not None:
                     table.truncate()
+
+    def _pass(self, place: int) -> None:
+        """A change of the schema: tables that are recast are looked at again at their next row."""
+        if place in self.changes:
+            self._passed.add(place)
+            for oid in self.recasts:
+                self._live.pop(oid, None)
 
     def _begin_transaction(self, begin: pgoutput.Begin) -> None:
         if self._open:
@@ -184,13 +204,37 @@ class Merge:
             self._ignored.add(oid)
             return None
         table = self.tables.get(oid)
-        if table is None or table.copy_columns != shape.columns:
+        if table is None or (shape.identity != "f" and not shape.keys):
             raise _drifted(shape.name)
-        if shape.identity != "f" and not shape.keys:
+        if oid in self.recasts:
+            made = self._recast(table, shape)
+        elif table.copy_columns != shape.columns:
             raise _drifted(shape.name)
-        made = CountedTable(table, shape) if shape.identity == "f" else KeyedTable(table, shape)
-        self.changed[oid] = made
+        else:
+            made = CountedTable(table, shape) if shape.identity == "f" else KeyedTable(table, shape)
+        self.changed[oid] = self._live[oid] = made
         return made
+
+    def _recast(self, table: Table, shape: Shape) -> Changed:
+        """The state of a table whose rows are of before the changes, or of after them."""
+        recast, after = self.recasts[table.oid], self._passed == self.changes
+        between = self._passed and not after
+        if between or shape.columns != recast.columns(after=after):
+            raise _drifted(shape.name)
+        known = self.changed.get(table.oid)
+        if known is None:
+            if shape.identity == "f":
+                return RecastCounted(table, shape, recast, after=after)
+            keyed = RecastKeyed(table, shape, recast, after=after)
+            if not keyed.fits:
+                raise _drifted(shape.name)
+            return keyed
+        assert isinstance(known, RecastKeyed | RecastCounted)
+        if (shape.identity == "f") != isinstance(known, RecastCounted) or not known.enter(
+            shape, after=after
+        ):
+            raise _drifted(shape.name)
+        return known
 
 
 def _no_end(lsn: int) -> ObjectDamaged:

@@ -17,6 +17,7 @@ from typing import BinaryIO
 import msgspec
 
 from aurora.engines.base import BufferSource, Progress, Table, TableData
+from aurora.engines.logical.carry import Recast
 from aurora.engines.logical.copyin import (
     CopyRows,
     Load,
@@ -43,6 +44,7 @@ class MergedRows:
         changed: what the log made of the tables that it touched, by oid.
         log: gives a message of the log.
         directory: for what must be kept meanwhile; private.
+        recasts: how the base's rows become rows of the tables, where their shape changed.
     """
 
     data: Sequence[TableData]
@@ -53,8 +55,9 @@ class MergedRows:
     jobs: int
     encoding: str
     progress: Progress
+    recasts: Mapping[int, Recast] = field(default_factory=dict)
     final_rows: int = 0
-    _filters: dict[int, "KeyedFilter | CountedFilter"] = field(default_factory=dict)
+    _filters: dict[int, "KeyedFilter | CountedFilter | RecastFilter"] = field(default_factory=dict)
     _added: dict[int, int] = field(default_factory=dict)
 
     def load(
@@ -94,15 +97,24 @@ class MergedRows:
         there = {table.oid: table for table in tables}
         changed = {oid: one for oid, one in self.changed.items() if one.touched}
         self._filters = {
-            oid: filter_of(one, self.directory) for oid, one in changed.items() if oid in there
+            oid: filter_of(one, self.directory, self.recasts.get(oid))
+            for oid, one in changed.items()
+            if oid in there
         }
+        for oid, recast in self.recasts.items():
+            if oid in there and oid not in changed and not recast.is_plain:
+                self._filters[oid] = RecastFilter(recast)
         base = [d for d in self.data if d.oid not in changed or not changed[d.oid].truncated]
         run(plan_loads(tables, base), self._copy_base)
         for rows in self._filters.values():
             rows.finish()
         through = gates(tables)
         run(
-            [Load(gated(there[oid], through.get(oid)), ()) for oid in self._filters],
+            [
+                Load(gated(there[oid], through.get(oid)), ())
+                for oid in self._filters
+                if oid in changed
+            ],
             self._copy_final,
         )
         self.final_rows = sum(self._added.values())
@@ -169,11 +181,13 @@ class MergedRows:
         self._added[load.table.oid] = counted.count
 
 
-def filter_of(table: Changed, directory: Path) -> "KeyedFilter | CountedFilter":
+def filter_of(
+    table: Changed, directory: Path, recast: Recast | None = None
+) -> "KeyedFilter | CountedFilter":
     """What decides which rows of the base stay."""
     if isinstance(table, CountedTable):
-        return CountedFilter(table)
-    return KeyedFilter(table, directory)
+        return CountedFilter(table, recast)
+    return KeyedFilter(table, directory, recast)
 
 
 @dataclass(slots=True)
@@ -215,16 +229,34 @@ class _Filter:
         """What a failed COPY had taken."""
 
 
+class RecastFilter(_Filter):
+    """Leaves nothing out; the rows take another shape."""
+
+    def __init__(self, recast: Recast) -> None:
+        super().__init__()
+        self._recast = recast
+
+    def keep(self, block: bytes, attempt: Attempt) -> bytes:
+        """A block's lines in their new shape."""
+        lines = block.split(b"\n")
+        lines.pop()
+        attempt.seen += len(lines)
+        return _block(lines, attempt, self._recast)
+
+    def finish(self) -> None:
+        """All of the base went by."""
+
+
 class KeyedFilter(_Filter):
     """Leaves out the base's rows whose key was touched, and keeps columns that are needed."""
 
-    def __init__(self, table: KeyedTable, directory: Path) -> None:
+    def __init__(self, table: KeyedTable, directory: Path, recast: Recast | None = None) -> None:
         super().__init__()
+        self._recast = recast
         self._table = table
         self._needed = table.needed()
         self._held = Columns(directory / f"columns-{table.table.oid}") if self._needed else None
-        self._keys = table.shape.keys
-        self._key = key_of_line(table.shape.keys, len(table.shape.columns))
+        self._key = key_of_line(table.base_keys, table.base_columns)
 
     def keep(self, block: bytes, attempt: Attempt) -> bytes:
         """Those of a block's lines that stay."""
@@ -237,11 +269,7 @@ class KeyedFilter(_Filter):
                     self._hold(key, line)
         kept = [line for line in lines if key_of(line) not in last]
         attempt.seen += len(lines)
-        attempt.kept += len(kept)
-        if not kept:
-            return b""
-        kept.append(b"")
-        return b"\n".join(kept)
+        return _block(kept, attempt, self._recast)
 
     def _hold(self, key: bytes, line: bytes) -> None:
         assert self._held is not None
@@ -268,16 +296,19 @@ class KeyedFilter(_Filter):
 class CountedFilter(_Filter):
     """Leaves out as many equal rows of the base as the log says are gone."""
 
-    def __init__(self, table: CountedTable) -> None:
+    def __init__(self, table: CountedTable, recast: Recast | None = None) -> None:
         super().__init__()
         self._table = table
+        self._recast = recast if recast and not recast.is_plain else None
         self._surplus = Counter(table.surplus())
-        self.filters = bool(self._surplus)
+        self.filters = bool(self._surplus or self._recast)
 
     def keep(self, block: bytes, attempt: Attempt) -> bytes:
         """Those of a block's lines that stay."""
         lines = block.split(b"\n")
         lines.pop()
+        if self._recast:
+            lines = [self._recast.line(line) for line in lines]
         kept = []
         for line in lines:
             key = digest(line)
@@ -285,11 +316,7 @@ class CountedFilter(_Filter):
                 continue
             kept.append(line)
         attempt.seen += len(lines)
-        attempt.kept += len(kept)
-        if not kept:
-            return b""
-        kept.append(b"")
-        return b"\n".join(kept)
+        return _block(kept, attempt)
 
     def _take(self, key: bytes, attempt: Attempt) -> bool:
         # Workers share what is to go; one whose COPY must be repeated has given it back.
@@ -307,6 +334,16 @@ class CountedFilter(_Filter):
         """All of the base went by. Raises ObjectDamaged where rows to go were not there."""
         if any(count > 0 for count in self._surplus.values()):
             raise _not_in_base(self._table.table)
+
+
+def _block(lines: list[bytes], attempt: Attempt, recast: Recast | None = None) -> bytes:
+    """The lines that stay, as a block for COPY."""
+    attempt.kept += len(lines)
+    if not lines:
+        return b""
+    if recast and not recast.is_plain:
+        lines = [recast.line(line) for line in lines]
+    return b"\n".join([*lines, b""])
 
 
 class Columns:

@@ -95,7 +95,7 @@ def split_script(script: str, kinds: Sequence[str]) -> list[Part] | None:
     ]
 
 
-def _parts(archive: Archive, entries: Sequence[Entry]) -> Iterator[Part]:
+def script_parts(archive: Archive, entries: Sequence[Entry]) -> Iterator[Part]:
     """The script of *entries* in its parts."""
     together = split_script(archive.script(entries), [entry.kind for entry in entries])
     if together is not None:
@@ -169,7 +169,7 @@ def _run_script(
         return []
     made: list[str] = []
     kept: list[Part] = []  # views that were there: their grants and comments are the user's
-    for part in _parts(archive, entries):
+    for part in script_parts(archive, entries):
         if any(_is_of_view(part, view) for view in kept):
             continue
         try:

@@ -194,7 +194,7 @@ class _Facts:
         text = found.content.decode(errors="replace")
         if found.prefix == marks.PREFIX and found.transactional and marks.is_kept(text):
             at = clock.isoformat(pgoutput.moment(begin.at))
-            self._marks.append(Mark(text, begin.xid, begin.final_lsn, at))
+            self._marks.append(Mark(text, begin.xid, begin.final_lsn, at, found.lsn))
 
     def segment(self, raw: int, first_lsn: int) -> Segment:
         return Segment(

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 
 from aurora import clock
-from aurora.engines.logical.marks import changes_schema, point_of
+from aurora.engines.logical.marks import REWRITE, changes_schema, point_of
 from aurora.errors import RepositoryNotFound, UsageError
 
 # Commit times are taken before a commit's place in the log, so they may run backwards there.
@@ -69,6 +69,7 @@ class Marked:
 
     text: str  # see ``marks.py``
     transaction: Transaction
+    place: int  # where the mark itself lies in the WAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ class Part:
     marks: tuple[Marked, ...] = ()
     markers: str = ""  # the state of the markers, "" where there are none
     sees: Callable[[int], bool] | None = field(default=None, repr=False)  # of its look
+    is_piece: bool = False  # of a stream: it looked at the schema, and does not hold it
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ class Look:
     fingerprint: str
     markers: str
     sees: Callable[[int], bool] | None = field(repr=False)
+    is_piece: bool = False
 
     def is_after(self, marked: Marked) -> bool:
         """Whether a marked transaction was over when it looked."""
@@ -129,10 +132,15 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Targets whose schema is known; ``end`` is the last one, or the first that is none."""
+    """Targets whose schema is known; ``end`` is the last one, or the first that is none.
+
+    ``look`` is the backup that found the schema after the change at ``start``: what its
+    fingerprint does not tell is as of then.
+    """
 
     start: Edge
     end: Edge
+    look: str = ""
 
     def holds(self, place: "Place") -> bool:
         applied = place.cut.commit_lsn if place.cut else 0
@@ -196,6 +204,10 @@ class Resolution:
     place: Place
     after: Transaction | None  # the first that is left out
     lost: int  # transactions of the log after the cut
+    schema: str = ""  # the backup whose schema it is then, where it is not the full's
+    archive: str = ""  # a backup that found the full's schema again after a change
+    passed: tuple[Marked, ...] = ()  # changes (and rewrites) between the full and the cut
+    nearest: tuple[str, ...] = ()  # exact targets on both sides, if those cannot be carried
 
     @property
     def cut(self) -> Transaction | None:
@@ -216,7 +228,10 @@ class Run:
         self.stretches = tuple(stretch for part in parts for stretch in part.stretches)
         # Once each, also where a run that died had read them before.
         self.marks = tuple(
-            sorted({m for p in parts for m in p.marks}, key=lambda m: m.transaction.commit_lsn)
+            sorted(
+                {m for p in parts for m in p.marks},
+                key=lambda m: (m.transaction.commit_lsn, m.place),
+            )
         )
         self.from_lsn = min(part.from_lsn for part in parts)
         self.to_lsn = max(part.to_lsn for part in parts)
@@ -301,7 +316,7 @@ class Run:
     def looks(self) -> list[Look]:
         """Every look at the schema, in the order of the log."""
         found = [
-            Look(p.backup, p.to_lsn, p.to_at, p.fingerprint, p.markers, p.sees)
+            Look(p.backup, p.to_lsn, p.to_at, p.fingerprint, p.markers, p.sees, p.is_piece)
             for p in self.parts
             if p.fingerprint
         ]
@@ -318,14 +333,14 @@ class Run:
         while last + 1 < len(looks) and looks[last + 1].fingerprint == base.fingerprint:
             last += 1
         same = looks[first : last + 1]
-        found = []
-        start = _edge(same[0])
+        found: list[Range] = []
+        start, after = _edge(same[0]), ""
         for one, other in itertools.pairwise(same):
             between = [m for m in self.changes() if other.is_after(m) and not one.is_after(m)]
             if between:
-                found.append(Range(start, _at_change(between[0])))
-                start = _at_change(between[-1])
-        found.append(Range(start, self._end(same, looks[last + 1 :])))
+                found.append(Range(start, _at_change(between[0]), after))
+                start, after = _at_change(between[-1]), "" if other.is_piece else other.backup
+        found.append(Range(start, self._end(same, looks[last + 1 :]), after))
         return found
 
     def _end(self, same: Sequence[Look], later: Sequence[Look]) -> Edge:
@@ -416,6 +431,10 @@ def resolve(target: Target, runs: Sequence[Run], *, full: str = "") -> Resolutio
         found = _resolve_in(target, run)
         if found is not None:
             return found
+    for run in reversed(runs):
+        found = _carried_in(target, run)
+        if found is not None:
+            return replace(found, nearest=_nearest(target, runs))
     raise _refused(target, runs)
 
 
@@ -465,11 +484,58 @@ def _resolve_in(target: Target, run: Run) -> Resolution | None:
     if place is None:
         return None
     for base in reversed(run.bases):
-        if run.covers(base) and any(found.holds(place) for found in run.ranges(base)):
-            if _saw_later(run, base, place):
-                continue
-            after = next(run.later(place.cut), None)
-            return Resolution(base, run, place, after, run.count_later(place.cut))
+        ranges = run.ranges(base) if run.covers(base) else []
+        inside = next((found for found in ranges if found.holds(place)), None)
+        if inside is None or _saw_later(run, base, place):
+            continue
+        after = next(run.later(place.cut), None)
+        return Resolution(base, run, place, after, run.count_later(place.cut), archive=inside.look)
+    return None
+
+
+def _carried_in(target: Target, run: Run) -> Resolution | None:
+    """A target after changes of the schema, whose schema a later look found."""
+    place = _place(target, run)
+    if place is None or place.exceeds(run.to_lsn, run.to_at):
+        return None
+    for base in reversed(run.bases):
+        look = _look_after(run, base, place) if run.covers(base) else None
+        if look is None or not place.reaches(base.lsn, base.at) or _saw_later(run, base, place):
+            continue
+        applied = place.cut.commit_lsn if place.cut else 0
+        passed = tuple(
+            m
+            for m in run.marks
+            if m.transaction.commit_lsn <= applied
+            and not base.sees(m.transaction.xid)
+            and (changes_schema(m.text) or m.text.startswith(REWRITE))
+        )
+        after = next(run.later(place.cut), None)
+        lost = run.count_later(place.cut)
+        return Resolution(base, run, place, after, lost, look.backup, passed=passed)
+    return None
+
+
+def _look_after(run: Run, base: Base, place: Place) -> Look | None:
+    """The first look after the target that found the schema of then, and untouched markers.
+
+    What only changes a publication changes no schema.
+    """
+    applied = place.cut.commit_lsn if place.cut else 0
+    ahead = [m for m in run.changes() if m.transaction.commit_lsn > applied]
+    for look in run.looks():
+        if (
+            look.sees is None
+            or look.is_piece
+            or place.exceeds(look.lsn, look.at)
+            or look.lsn > run.to_lsn
+        ):
+            continue
+        if not base.markers or look.markers != base.markers:
+            continue
+        if any(look.is_after(m) and "PUBLICATION" not in m.text for m in ahead):
+            return None  # nor is any later look of the schema of then
+        return look
     return None
 
 
@@ -557,7 +623,8 @@ def _last_exact(run: Run, edge: Edge) -> _Exact:
     return _Exact(at, lsn, words)
 
 
-def _refused(target: Target, runs: Sequence[Run]) -> UsageError:
+def _nearest(target: Target, runs: Sequence[Run]) -> tuple[str, ...]:
+    """The exact targets next to *target*, in words: before it, and after it."""
     ranges = _exact_ranges(runs)
     by_time, value = _measure(target, runs)
 
@@ -571,6 +638,14 @@ def _refused(target: Target, runs: Sequence[Run]) -> UsageError:
         nearest.append(f"nearest before: {max(below, key=key).words}")
     if above:
         nearest.append(f"nearest after: {min(above, key=key).words}")
+    return tuple(nearest)
+
+
+def _refused(target: Target, runs: Sequence[Run]) -> UsageError:
+    by_time, value = _measure(target, runs)
+    nearest = _nearest(target, runs)
+    below = any("before" in words[:14] for words in nearest)
+    above = any("after" in words[:14] for words in nearest)
     why, do = "the schema changed there, or the log has a gap", ""
     if not above and by_time and value > to_micros(clock.now()):
         why, do = f"it is in the future (now it is {clock.isoformat(clock.now())})", ""
@@ -585,8 +660,8 @@ def _refused(target: Target, runs: Sequence[Run]) -> UsageError:
         hint=f"Nothing was changed. {_ranges(runs)} The {'; the '.join(nearest)}.{do}"
         if nearest else "Nothing was changed.",
         context={
-            "nearest": nearest,
-            "window": [[low.words, high.words] for low, high in ranges],
+            "nearest": list(nearest),
+            "window": [[low.words, high.words] for low, high in _exact_ranges(runs)],
         },
     )  # fmt: skip
 
