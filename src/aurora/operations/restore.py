@@ -455,7 +455,7 @@ def _sweep(plan: RestorePlan, sink: EventSink) -> None:
         return
     try:
         if plan.mode == "project":
-            sweep_project(plan.state.info)
+            sweep_project(plan.state.info, plan.restore_id)
         else:
             with maintenance(plan.state.info) as conn:
                 drop_unfinished(conn, plan.build_name, plan.restore_id)

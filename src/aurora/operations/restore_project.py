@@ -330,6 +330,7 @@ def take_over(
     later = _views_later(snapshot, managed)
     waiting = {_name(t) for t in plan.waiting}
     work = Work(
+        restore_id=report.restore_id,
         project=plan.project,
         tables=tuple(t for t in plan.waiting if _name(t) != CRON),
         sequences=tuple(
@@ -400,8 +401,9 @@ def _parts(
     if rows:
         yield PartResult(
             "files in Storage", LEFT,
-            f"{plural(rows, 'row')} of storage.objects point at files that this restore did not "
-            "bring",
+            f"{plural(rows, 'row')} of storage.objects point at files: "
+            + (f"`aurora backup restore-bucket '*' {backup.entry.id} --target …` brings them"
+               if backup.body.storage is not None else "the backup holds none"),
         )  # fmt: skip
     for part, what in _OUTSIDE:
         yield PartResult(part, LEFT, what)
@@ -458,11 +460,12 @@ def _platforms(statement: str) -> bool:
     return bool(role) and is_reserved(role) and not settable
 
 
-def sweep(info: ConnInfo) -> None:
-    """Take a failed restore back. Raises TargetError."""
+def sweep(info: ConnInfo, restore_id: str) -> None:
+    """Take this restore back, if the mark is still its own. Raises TargetError."""
     with open_control(info, what="target") as conn:
         with translated("target", doing="taking the restore back"):
-            staging.sweep(conn)
+            if staging.unfinished_restore(conn) == restore_id:
+                staging.sweep(conn)
 
 
 def shown_names(plan: ProjectPlan) -> dict[str, str]:

@@ -19,7 +19,7 @@ from aurora.engines.logical.names import Connection, literal, pin_output, quoted
 from aurora.engines.supabase.project import ManagedTable, Project, references_of
 from aurora.engines.supabase.rules import CRON, STAGING
 from aurora.engines.supabase.sorting import Statement
-from aurora.engines.supabase.staging import staging_name
+from aurora.engines.supabase.staging import require_own_mark, staging_name
 from aurora.engines.supabase.vault import Secret, SecretsMade, make_secrets
 from aurora.errors import CheckFailed, TargetRefused
 from aurora.postgres.errors import is_disconnect, translated
@@ -31,6 +31,7 @@ Name = tuple[str, str]  # schema, table
 class Work:
     """What the last transaction is to do."""
 
+    restore_id: str  # whose mark it is
     project: Project
     tables: tuple[Table, ...]  # services' tables whose rows wait, as the source has them
     sequences: tuple[Sequence_, ...]  # of the services
@@ -78,6 +79,7 @@ def hand_over(conn: Connection, work: Work) -> HandedOver:
     with translated("target", doing="handing over to the services' tables"):
         pin_output(conn)
         with conn.transaction():
+            require_own_mark(conn, work.restore_id)
             if work.project.may_replicate:
                 conn.execute("SET LOCAL session_replication_role = replica")
             for table in in_order(work.tables, work.project.refers):

@@ -11,7 +11,10 @@ import psycopg
 from aurora.engines.base import SchemaArchive
 from aurora.engines.logical.names import Connection, quoted
 from aurora.engines.logical.schema import Archive, Described, dump_schema
-from aurora.engines.supabase.rules import MANAGED, STAGING
+from aurora.engines.logical.system import plain_name
+from aurora.engines.supabase.rules import MANAGED
+from aurora.engines.supabase.sorting import is_fresh_owner
+from aurora.engines.supabase.staging import LOOSE_KINDS, Before, read_before, unfinished_restore
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.server import ServerFacts
 
@@ -44,10 +47,6 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_class r ON r.oid = o.confrelid
 JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
 WHERE o.contype = 'f' AND n.nspname = ANY (%s) ORDER BY 1, 2, 5
-"""
-_MARK = """
-SELECT pg_catalog.obj_description(oid, 'pg_namespace') FROM pg_catalog.pg_namespace
-WHERE nspname = %s
 """
 
 
@@ -109,33 +108,31 @@ def is_project(conn: Connection) -> bool:
     return bool(row and row[0])
 
 
-def unfinished_restore(conn: Connection) -> str:
-    """The id of a restore that was begun in this project and not finished, or ""."""
-    row = conn.execute(_MARK, (STAGING,)).fetchone()
-    if row is None:
-        return ""
-    return str(row[0] or "?").rpartition(" ")[2]
-
-
 def look_at_project(conn: Connection, info: ConnInfo, facts: ServerFacts) -> Project:
     """Everything that a restore into the project needs to know. Changes nothing.
 
     Raises TargetError, UsageError (no pg_dump); psycopg errors.
     """
     managed = sorted(MANAGED)
+    schemas = frozenset(_names(conn, "SELECT nspname FROM pg_catalog.pg_namespace"))
+    extensions = {
+        str(name): str(version)
+        for name, version in conn.execute("SELECT extname, extversion FROM pg_catalog.pg_extension")
+    }
+    schema = describe(info, facts)
+    before = read_before(conn)
+    if before is not None:  # what an unfinished restore made will be gone
+        schemas &= before.named("SCHEMA")
+        extensions = {n: v for n, v in extensions.items() if n in before.named("EXTENSION")}
+        schema = [one for one in schema if was_there(one, before)]
     return Project(
-        schemas=frozenset(_names(conn, "SELECT nspname FROM pg_catalog.pg_namespace")),
-        extensions={
-            str(name): str(version)
-            for name, version in conn.execute(
-                "SELECT extname, extversion FROM pg_catalog.pg_extension"
-            )
-        },
+        schemas=schemas,
+        extensions=extensions,
         available=frozenset(_names(conn, "SELECT name FROM pg_catalog.pg_available_extensions")),
         roles=frozenset(_names(conn, "SELECT rolname FROM pg_catalog.pg_roles")),
         tables=_tables(conn, managed),
         refers=_references(conn, managed),
-        schema=tuple(describe(info, facts)),
+        schema=tuple(schema),
         unfinished=unfinished_restore(conn),
         held=_held(conn),
         may_replicate=facts.role.superuser or _may(conn, "SET session_replication_role = replica"),
@@ -148,6 +145,18 @@ def look_at_project(conn: Connection, info: ConnInfo, facts: ServerFacts) -> Pro
             " EXECUTE FUNCTION aurora_nothing.of_that_name()",
         ),
     )
+
+
+def was_there(one: Described, before: Before) -> bool:
+    """Whether an entry of the project's schema is older than the unfinished restore in it."""
+    kind, _, subject = one.name.partition(" ")
+    if one.schema in MANAGED or is_fresh_owner(one.owner):
+        return True
+    if one.entry.kind in LOOSE_KINDS:
+        return one.name in before.named(one.entry.kind)
+    if kind == "SCHEMA" and not one.schema:  # a grant or comment
+        return plain_name(subject) in before.named(kind)
+    return (one.entry.class_id, one.entry.oid) in before.inside
 
 
 def describe(info: ConnInfo, facts: ServerFacts) -> list[Described]:

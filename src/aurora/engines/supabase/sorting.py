@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from aurora.engines.base import Snapshot
 from aurora.engines.logical.schema import Described
+from aurora.engines.logical.system import plain_name
 from aurora.engines.supabase.rules import (
     MANAGED,
     STAGING,
@@ -189,7 +190,7 @@ class _Sorter:
 
     def _place_membership(self, one: Described) -> None:
         match = _PUBLICATION.match(one.sql)
-        publication = _unquoted(match[1]) if match else ""
+        publication = plain_name(match[1]) if match else ""
         if publication.startswith("aurora_") or _key(one) in self._there:
             return
         if one.schema not in MANAGED:
@@ -228,15 +229,15 @@ class _Sorter:
             self._at_last(one)
             return
         if one.name.startswith("EVENT TRIGGER "):
-            subject = f"EVENT TRIGGER {_unquoted(one.name.removeprefix('EVENT TRIGGER '))}"
+            subject = f"EVENT TRIGGER {plain_name(one.name.removeprefix('EVENT TRIGGER '))}"
             if any(subject == statement.title for statement in self._found.watching):
                 self._found.watching.append(Statement(_title(one), one.sql))
             return
         if one.name.startswith("PUBLICATION "):
-            subject = _unquoted(one.name.removeprefix("PUBLICATION "))
+            subject = plain_name(one.name.removeprefix("PUBLICATION "))
             self._keep(one, unless=subject not in self._publications)
             return
-        managed = one.schema in MANAGED or (kind == "SCHEMA" and _unquoted(name) in MANAGED)
+        managed = one.schema in MANAGED or (kind == "SCHEMA" and plain_name(name) in MANAGED)
         if managed:
             if not is_passing(one.schema, name):
                 self._leave(one, "only the owner of the service's table may comment on it")
@@ -274,17 +275,13 @@ def _where(one: Described, name: str) -> str:
     return f"{one.schema}.{name}" if one.schema else name
 
 
-def _unquoted(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name
-
-
 def _schema_in(pattern: re.Pattern[str], sql: str) -> str:
     match = pattern.search(sql)
-    return _unquoted(match[1]) if match else ""
+    return plain_name(match[1]) if match else ""
 
 
 def _granted_by_users(sql: str) -> Iterator[str]:
     """The grants in an ACL that another than the owner gave: pg_dump runs them as that role."""
     for block in _AS_SOMEBODY.finditer(sql):
-        if not is_fresh_owner(_unquoted(block[1])):
+        if not is_fresh_owner(plain_name(block[1])):
             yield from (line for line in block[2].splitlines() if line.startswith("GRANT "))

@@ -15,6 +15,7 @@ import psycopg
 
 from aurora.engines.base import Table
 from aurora.engines.logical.names import Connection, literal, pin_output, quoted
+from aurora.engines.logical.system import plain_name
 from aurora.engines.logical.target import MARK
 from aurora.engines.supabase.rules import STAGING
 from aurora.errors import TargetRefused
@@ -22,7 +23,7 @@ from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import translated
 from aurora.postgres.server import open_control
 
-_LOCK = 0x4155524F5241  # "AURORA": held by the session of a living restore
+LOCK = 0x4155524F5241  # "AURORA": held by the session of a living restore
 _BEFORE = f"{quoted(STAGING)}.before"
 
 # What is in no schema. Names are enough: all of these are unique among their kind.
@@ -60,6 +61,12 @@ WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.deptype = 'n'
                   AND e.objid = d.objid AND e.deptype IN ('e', 'i'))
 ORDER BY i.type IN ('function', 'type', 'composite type'), 3, 4
 """
+_MARKED = """
+SELECT pg_catalog.obj_description(oid, 'pg_namespace') FROM pg_catalog.pg_namespace
+WHERE nspname = %s
+"""
+LOOSE_KINDS = ("SCHEMA", "EXTENSION", "PUBLICATION", "EVENT TRIGGER", "SERVER",
+               "FOREIGN DATA WRAPPER")  # fmt: skip
 _DROP_TYPE = {"composite type": "TYPE", "statistics object": "STATISTICS"}
 _DEFAULTS = """
 SELECT COALESCE(n.nspname, ''), a.defaclobjtype::text,
@@ -91,6 +98,10 @@ class Before(msgspec.Struct, frozen=True):
     loose: tuple[tuple[str, str], ...]  # kind, identity
     inside: tuple[tuple[int, int], ...]  # class, oid
     defaults: tuple[str, ...]  # statements that give the role its default privileges again
+
+    def named(self, kind: str) -> frozenset[str]:
+        """The names of what it had of one of LOOSE_KINDS."""
+        return frozenset(plain_name(name) for found, name in self.loose if found == kind)
 
 
 def staging_name(schema: str, name: str) -> str:
@@ -128,18 +139,35 @@ def at_work(
         with translated("target", doing="marking the project as unfinished"):
             pin_output(conn)
             _lock(conn)
-            sweep(conn)
+            if read_before(conn) is not None:
+                _end_leftovers(conn)
+                sweep(conn)
             _mark(conn, restore_id, backup_id, tables)
         yield info
 
 
 def _lock(conn: Connection) -> None:
-    row = conn.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", (_LOCK,)).fetchone()
+    row = conn.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", (LOCK,)).fetchone()
     if not (row and row[0]):
         raise TargetRefused(
             "another restore into this project is at work",
             hint="Nothing was changed. Wait for it to end, or end its sessions.",
         )
+
+
+def _end_leftovers(conn: Connection) -> None:
+    """End what a killed restore left running: its pg_restore, statements of a dead client.
+
+    They are the role's own, in this database, older than the session that holds the lock.
+    """
+    conn.execute(
+        "SELECT pg_catalog.pg_terminate_backend(a.pid, 30000)"
+        " FROM pg_catalog.pg_stat_activity a, pg_catalog.pg_stat_activity me"
+        " WHERE me.pid = pg_catalog.pg_backend_pid() AND a.pid <> me.pid"
+        " AND a.datid = me.datid AND a.usesysid = me.usesysid"
+        " AND a.backend_start < me.backend_start"
+        " AND a.application_name IN ('aurora', 'pg_restore')"
+    )
 
 
 def _mark(conn: Connection, restore_id: str, backup_id: str, tables: Sequence[Table]) -> None:
@@ -199,6 +227,27 @@ def sweep(conn: Connection) -> str:
             conn.execute(statement.encode())
         conn.execute(f"DROP SCHEMA {quoted(STAGING)} CASCADE".encode())
     return before.restore_id
+
+
+def require_own_mark(conn: Connection, restore_id: str) -> None:
+    """Hold the mark until the transaction ends, so that no other restore can sweep.
+
+    Raises TargetRefused: it is not this restore's any more.
+    """
+    with contextlib.suppress(psycopg.errors.UndefinedTable), conn.transaction():
+        conn.execute(f"LOCK TABLE {_BEFORE}".encode())
+    row = conn.execute(_MARKED.encode(), (STAGING,)).fetchone()
+    if row is None or row[0] != MARK + restore_id:
+        raise TargetRefused(
+            "another restore into this project has begun meanwhile",
+            hint="Nothing of the services' tables was changed by this one. Wait for the other.",
+        )
+
+
+def unfinished_restore(conn: Connection) -> str:
+    """The id of a restore that was begun in this project and not finished, or ""."""
+    row = conn.execute(_MARKED.encode(), (STAGING,)).fetchone()
+    return str(row[0] or "?").removeprefix(MARK) if row is not None else ""
 
 
 def read_before(conn: Connection) -> Before | None:
