@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         restore_table,
         status,
         stream,
+        verify_all,
         verify_backup,
     )
     from aurora.engines.logical.targets import Target
@@ -45,6 +46,7 @@ __all__ = [
     "restore_table",
     "status",
     "stream",
+    "verify_all",
     "verify_backup",
 ]
 

@@ -34,6 +34,9 @@ _LAST_DAY = (0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _APS_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _LONGEST = timedelta(days=366 * 9)  # 29 February, over a century without one
 
+# By cron line: a due time and the one after it. Who asks what is due asks again soon.
+_around: dict[str, tuple[datetime, datetime]] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -50,6 +53,9 @@ class Rule:
         """The first due time after *moment*; None where it is off."""
         if not self.cron:
             return None
+        known = _around.get(self.cron)
+        if known is not None and known[0] <= moment < known[1]:
+            return known[1]
         # Triggers answer with a time at or after what they are asked about.
         asked = moment.astimezone(UTC).replace(microsecond=0) + timedelta(seconds=1)
         found = [one.get_next_fire_time(None, asked) for one in _triggers(self.cron)]
@@ -58,6 +64,9 @@ class Rule:
 
     def latest_until(self, moment: datetime) -> datetime | None:
         """The last due time at or before *moment*; None where it is off or never was due."""
+        known = _around.get(self.cron)
+        if known is not None and known[0] <= moment < known[1]:
+            return known[0]
         reach = timedelta(hours=1)
         while self.cron and reach <= _LONGEST:
             found = self.next_after(moment - reach - timedelta(seconds=1))
@@ -65,6 +74,8 @@ class Rule:
             while found is not None and found <= moment:
                 latest, found = found, self.next_after(found)
             if latest is not None:
+                if found is not None:
+                    _around[self.cron] = (latest, found)
                 return latest
             reach *= 4
         return None

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from aurora.engines.logical.targets import Target
+from aurora.errors import SourceError
 from aurora.operations.recover import plan_recovery, run_recovery
 from aurora.operations.restore import RestoreOptions
 from aurora.postgres.embedded import EmbeddedServer
@@ -250,3 +251,30 @@ def _catches_up(primary: EmbeddedServer, standby: EmbeddedServer) -> None:
     ):
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_incrementals_without_a_walsender(
+    new_server: NewServer, project: Project, new_target: NewTarget
+) -> None:
+    """As behind a pooler: ordinary sessions read the slot; a stream says what it needs."""
+    server = new_server(max_wal_senders="0")
+    dsn = prepared(server.dsn())
+    full(project, dsn)
+    insert(dsn, 1, 20)
+    run_sql(dsn, "INSERT INTO keyed SELECT i, repeat('x', 2000) FROM generate_series(1000, 9000) i")
+    first = incremental(project, dsn, jobs=1)
+    assert (first.type, first.reason) == ("incremental", "")
+    assert first.log is not None
+    assert first.log.acknowledged
+    insert(dsn, 21, 25)
+    assert incremental(project, dsn, jobs=1).type == "incremental"
+    (row,) = run_sql(dsn, "SELECT confirmed_flush_lsn - '0/0'::pg_lsn FROM pg_replication_slots")
+    assert int(row[0]) >= first.log.to_lsn
+    found = logged(project)
+    assert len(found) == 26
+    assert len({one.xid for one in found}) == 26
+    assert recovered(project, new_target()) == [*range(1, 26), *range(1000, 9001)]
+    with streaming(project, dsn) as running:
+        running.thread.join(30)
+    assert isinstance(running.error, SourceError)
+    assert "replication" in running.error.message

@@ -21,7 +21,7 @@ from tests.fixtures.looks import run_script, run_sql
 from tests.fixtures.policy import ROOT
 from tests.fixtures.postgres import NewDatabase, NewServer
 from tests.fixtures.projects import LABEL, Project
-from tests.fixtures.streaming import Unplugged, streaming
+from tests.fixtures.streaming import Unplugged, stream_process, streaming
 
 pytest_plugins = ["tests.fixtures.backups", "tests.fixtures.stands"]
 
@@ -36,7 +36,7 @@ from aurora.operations.stream_keeper import Keeper
 from aurora.storage.local import LocalStorage
 from aurora.storage.memory import MemoryStorage
 from tests.fixtures.projects import Project
-from tests.fixtures.streaming import Unplugged, streaming
+from tests.fixtures.streaming import Unplugged, stream_process, streaming
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -187,19 +187,9 @@ def test_a_stream_killed_again_and_again_under_load(dsn: str, stored: Project) -
 
     writer = threading.Thread(target=write)
     writer.start()
-    script = KILLED.split("put = Keeper", maxsplit=1)[0] + (
-        "project = Project(LocalStorage({storage!r}), MemoryStorage('s'))\n"
-        "with streaming(project, {dsn!r}, interval=0.05, gather_pieces=3) as running:\n"
-        "    running.streams()\n"
-        "    print('up', flush=True)\n"
-        "    running.thread.join(60)\n"
-    )
-    text = script.format(
-        root=str(ROOT), before=False, dsn=dsn, storage=str(Path(stored.primary.url[7:]))
-    )
     try:
         for chance in (3, 11, 5, 17):
-            with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE) as run:
+            with stream_process(stored, dsn, interval=0.05, gather_pieces=3) as run:
                 assert run.stdout is not None
                 assert run.stdout.readline() == b"up\n"
                 target = len(done) + chance

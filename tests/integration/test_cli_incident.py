@@ -37,8 +37,11 @@ def test_rows_deleted_by_mistake(shopkeeper: Workplace) -> None:
     run_sql(place.dsn, "DELETE FROM orders WHERE customer < 250")
     run_sql(place.dsn, "INSERT INTO orders (customer, note) VALUES (2, 'after')")
 
-    done = place.run("incident", "start", "orders are gone", "--by", "anna", "--json")
+    config = place.directory / "aurora.toml"
+    config.write_text(config.read_text() + '\n[incident]\nstatus_page = "./page"\n')
+    done = place.run("incident", "start", "orders are gone", "--by", "anna", "--publish", "--json")
     assert done.code == 0, done.err
+    assert "orders are gone" in (place.directory / "page/index.html").read_text()
     incident = done.lines[-1]["incident"]
     unsure = place.run("incident", "stop-writes")
     assert unsure.code == 2
@@ -66,14 +69,26 @@ def test_rows_deleted_by_mistake(shopkeeper: Workplace) -> None:
 
     assert place.run("incident", "resume-writes", "--yes").code == 0
     run_sql(place.dsn, "INSERT INTO orders (customer, note) VALUES (3, 'resumed')")
-    assert "writes are not stopped" in place.run("incident", "status").out
+    kept = place.run("incident", "communicate", "Orders are back.", "--status", "monitoring")
+    assert kept.code == 0, kept.err
+    assert "Orders are back" not in (place.directory / "page/index.html").read_text()
+    closed = place.run(
+        "incident", "close", "--publish", "--cause", "a script without WHERE", "--json"
+    )
+    assert closed.code == 0, closed.err
+    page = json.loads((place.directory / "page/status.json").read_text())
+    assert (page["status"], page["incidents"][0][-1]["status"]) == ("operational", "resolved")
+    report = Path(closed.lines[-1]["report"][0]).read_text()
+    assert "a script without WHERE" in report
+    assert f"transaction {worst['xid']}, committed at" in report
+    assert "RPO measured | 0.0 s" in report
     record = json.loads(
         (place.directory / f"aurora.state/incidents/{incident}/record.json").read_text()
     )
     steps = [entry["step"] for entry in record["timeline"]]
-    assert {"start", "stop-writes", "assess", "recovery-point", "recover", "resume-writes"} <= set(
-        steps
-    )
+    assert list(dict.fromkeys(one for one in steps if one != "communicate")) == [
+        "start", "stop-writes", "assess", "recovery-point", "recover", "resume-writes", "close",
+    ]  # fmt: skip
     assert record["timeline"][0]["by"] == "anna"
     shown = place.run("audit", "show", "--kind", "incident", "--json")
     assert shown.code == 0, shown.err

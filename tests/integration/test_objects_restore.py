@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from aurora.errors import Cancelled, UsageError
+from aurora.operations.reports import ObjectsRestored
 from aurora.operations.restore_objects import (
     ObjectsPlan,
-    ObjectsRestored,
     plan_objects,
     run_objects,
 )

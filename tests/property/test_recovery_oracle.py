@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -27,8 +28,11 @@ from aurora.operations.recover import plan_recovery, run_recovery
 from aurora.operations.restore import RestoreOptions
 from aurora.operations.source import plan_prepare, run_prepare
 from aurora.postgres.embedded import EmbeddedServer
+from aurora.storage.local import LocalStorage
+from aurora.storage.memory import MemoryStorage
 from tests.fixtures.postgres import NewDatabase, drop_database
 from tests.fixtures.projects import LABEL, Project
+from tests.fixtures.streaming import stream_process, streaming
 
 pytest_plugins = ["tests.fixtures.backups"]
 
@@ -310,12 +314,42 @@ def prepare(dsn: str) -> dict[str, Counter[str]]:
     return held(dsn, NOTED)
 
 
+class Streamer(threading.Thread):
+    """A stream in a process of its own that is begun, killed or stopped at random moments."""
+
+    def __init__(self, project: Project, dsn: str, seed: int, stop: threading.Event) -> None:
+        super().__init__(name="streamer", daemon=True)
+        self.project, self.dsn, self.stop = project, dsn, stop
+        self.chance = random.Random(seed)
+        self.streamed, self.killed = 0, 0
+        self.problem = ""
+
+    def run(self) -> None:
+        while not self.stop.is_set() and not self.problem:
+            few = self.chance.choice([3, 64])
+            wait = self.chance.choice([0.05, 0.3, 1.0])
+            with stream_process(self.project, self.dsn, interval=wait, gather_pieces=few) as run:
+                assert run.stdout is not None
+                assert run.stderr is not None
+                self.streamed += run.stdout.readline() == b"up\n"
+                self.stop.wait(self.chance.uniform(0.0, 3.0))
+                if run.poll() is None and self.chance.random() < 0.6:
+                    run.kill()
+                    self.killed += 1
+                else:
+                    run.terminate()
+                    told = run.stderr.read().decode()
+                    self.problem = told if run.wait() else ""
+            self.stop.wait(self.chance.uniform(0.0, 0.5))
+
+
 def live(project: Project, dsn: str, seed: int) -> None:
-    """Let the clients write while backups are taken at random moments."""
+    """Let the clients write while backups are taken, and streams begun, at random moments."""
     chance = random.Random(seed)
     options = BackupOptions(database=LABEL, jobs=1)
     stop = threading.Event()
     clients = [Client(number, seed, dsn, stop) for number in range(CLIENTS)]
+    streamer = Streamer(project, dsn, seed, stop)
 
     def full() -> None:
         create_full(dsn, project.repository, options, open_mirror=None, sink=project.events.append)
@@ -330,10 +364,11 @@ def live(project: Project, dsn: str, seed: int) -> None:
         client.start()
     time.sleep(0.2)
     full()
+    streamer.start()
     end = time.monotonic() + SECONDS
     middle = False
-    while time.monotonic() < end:
-        time.sleep(chance.random() * 0.6)
+    while time.monotonic() < end or not streamer.streamed:
+        time.sleep(chance.random() * (1.5 if middle else 0.6))
         if not middle and time.monotonic() > end - SECONDS / 2:
             full()
             middle = True
@@ -342,7 +377,14 @@ def live(project: Project, dsn: str, seed: int) -> None:
     stop.set()
     for client in clients:
         client.join()
-    incremental()
+    streamer.join()
+    assert not streamer.problem, streamer.problem
+    if seed % 2:  # else the newest changes are in pieces of a stream
+        incremental()
+    else:
+        with streaming(project, dsn) as last:
+            last.keeps(dsn)
+            last.end()
 
 
 def read_oracle(project: Project, dsn: str, begin: dict[str, Counter[str]]) -> Oracle:
@@ -389,7 +431,13 @@ def _until(oracle: Oracle, at: int) -> int:
     return max((i + 1 for i, found in enumerate(oracle.order) if found.at <= at), default=0)
 
 
-@pytest.mark.timeout(1800 if LONG else 180)
+@pytest.fixture
+def project(open_dir: Path) -> Project:
+    """A repository that another process can open too."""
+    return Project.create(LocalStorage(open_dir / "primary"), MemoryStorage("secondary"))
+
+
+@pytest.mark.timeout(1800 if LONG else 240)
 def test_recovery_equals_the_oracle(
     project: Project, pg: EmbeddedServer, new_database: NewDatabase
 ) -> None:
@@ -456,6 +504,8 @@ def _reread(project: Project, oracle: Oracle, at: str) -> Counter[str]:
     """The rows of a table that the log does not carry, as of the backup of that moment."""
     for entry in project.repository.backups(LABEL):
         backup = Backup(project.repository, entry)
+        if backup.is_piece:
+            continue
         if backup.snapshot.source.snapshot_at == at:
             sees = snapshot_sees(backup.snapshot.source.snapshot)
             return oracle.after(sees)["keyless"]

@@ -12,6 +12,7 @@ from aurora.engines.logical.unread import Unread
 from aurora.operations.coverage import Covered
 from aurora.operations.findings import Level
 from aurora.operations.measured import Measured
+from aurora.operations.slot_health import Danger, SlotHealth
 from aurora.operations.status import Goals, StatusOptions, StatusReport, TypeStatus
 from aurora.operations.status_judge import judge
 from aurora.operations.status_source import Rpo, SourceLook, rpo_now
@@ -66,17 +67,19 @@ def test_all_is_well() -> None:
 
 def test_rpo_on_an_idle_source() -> None:
     """An hour after the last backup nothing would be lost, and that is what is said."""
-    still = SourceLook(NOW, 100, SLOT, None)
+    still = SourceLook(NOW, 100, SLOT, None, None)
     assert rpo_now(_window(), still, NOW) == Rpo(
         0.0, 0, exact=True, why="the source has written nothing since"
     )
-    noise = SourceLook(NOW, 5000, SLOT, Unread(None))
+    noise = SourceLook(NOW, 5000, SLOT, None, Unread(None))
     found = rpo_now(_window(), noise, NOW)
     assert (found.seconds, found.bytes, found.exact) == (0.0, 0, True)
 
 
 def test_rpo_counts_from_the_first_commit_that_is_not_backed_up() -> None:
-    found = rpo_now(_window(), SourceLook(NOW, 400, SLOT, Unread(NOW - timedelta(seconds=7))), NOW)
+    found = rpo_now(
+        _window(), SourceLook(NOW, 400, SLOT, None, Unread(NOW - timedelta(seconds=7))), NOW
+    )
     assert (found.seconds, found.bytes, found.exact) == (7.0, 300, True)
 
 
@@ -85,14 +88,14 @@ def test_rpo_is_a_bound_where_the_log_does_not_tell() -> None:
     import msgspec
 
     weak = _window(msgspec.structs.replace(LOG, unkeyed=(16384,)))
-    found = rpo_now(weak, SourceLook(NOW, 400, SLOT, Unread(None)), NOW)
+    found = rpo_now(weak, SourceLook(NOW, 400, SLOT, None, Unread(None)), NOW)
     assert (found.seconds, found.bytes, found.exact) == (3600.0, 300, False)
     assert "1 tables are not in the log" in found.why
-    busy = rpo_now(_window(), SourceLook(NOW, 400, SLOT, None), NOW)
+    busy = rpo_now(_window(), SourceLook(NOW, 400, SLOT, None, None), NOW)
     assert (busy.seconds, busy.exact) == (3600.0, False)
     down = rpo_now(_window(), None, NOW)
     assert (down.seconds, down.bytes, down.exact) == (3600.0, None, False)
-    fulls_only = rpo_now(_window(None), SourceLook(NOW, 400, None, None), NOW)
+    fulls_only = rpo_now(_window(None), SourceLook(NOW, 400, None, None, None), NOW)
     assert (fulls_only.seconds, fulls_only.bytes, fulls_only.exact) == (3600.0, None, False)
     assert rpo_now(Window(), None, NOW).seconds is None
 
@@ -105,7 +108,8 @@ def test_rpo_is_a_bound_where_the_log_does_not_tell() -> None:
         ({"source_reachable": False, "source_error": "no"}, "source-unreachable", Level.WARNING),
         ({"slot": None}, "log-slot", Level.ERROR),
         ({"slot": replace(SLOT, wal_status="lost")}, "log-slot", Level.ERROR),
-        ({"slot": replace(SLOT, wal_status="unreserved")}, "log-slot-behind", Level.WARNING),
+        ({"health": SlotHealth(Danger.DRAIN, 6, 10, ("full",))}, "log-slot-behind", Level.WARNING),
+        ({"health": SlotHealth(Danger.DROP, 9, 10, ("full",))}, "log-slot-behind", Level.ERROR),
         ({"storages": [StorageLook("primary", error="gone")]}, "primary-storage", Level.ERROR),
         ({"storages": [StorageLook("primary", reachable=True)]}, "no-secondary", Level.WARNING),
         ({"measured": None, "last_test": None}, "never-proven", Level.WARNING),

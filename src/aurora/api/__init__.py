@@ -18,6 +18,7 @@ from aurora.api.backups import (
     heal_backups,
     list_backups,
     replicate,
+    verify_all,
     verify_backup,
 )
 from aurora.api.changelog import mark_point, prepare_source, transactions
@@ -30,6 +31,12 @@ from aurora.api.incident_recovery import (
     require_how,
     save_lost_rows,
 )
+from aurora.api.incident_talk import (
+    close_incident,
+    communicate,
+    incident_report,
+    start_incident,
+)
 from aurora.api.incidents import (
     assess,
     incident_records,
@@ -37,7 +44,6 @@ from aurora.api.incidents import (
     plan_stop_writes,
     recovery_point,
     resume_writes,
-    start_incident,
     stop_writes,
     touches,
 )
@@ -78,10 +84,13 @@ __all__ = [
     "assess",
     "audit_entries",
     "audit_entry",
+    "close_incident",
+    "communicate",
     "create_backup",
     "heal_backups",
     "hold_backup",
     "incident_records",
+    "incident_report",
     "last_test",
     "list_backups",
     "list_keys",
@@ -129,6 +138,7 @@ __all__ = [
     "transactions",
     "undelete_backup",
     "validate",
+    "verify_all",
     "verify_audit",
     "verify_backup",
 ]

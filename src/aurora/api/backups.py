@@ -3,14 +3,16 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from aurora import clock
 from aurora.api.audit import recorded
-from aurora.api.common import backup_options, memory_of, secondary_view
+from aurora.api.common import backup_options, memory_of, secondary_view, state_directory
 from aurora.api.retention import policy_of
 from aurora.errors import UsageError
 from aurora.events import EventSink, discard
 from aurora.operations import incremental
 from aurora.operations import verify as verify_operation
 from aurora.operations.backup import BackupReport
+from aurora.operations.coverage import Coverage
 from aurora.operations.log_state import INCREMENTAL
 from aurora.operations.seal import create_sealed
 from aurora.operations.verify import Healed, Verified
@@ -19,7 +21,7 @@ from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
 from aurora.repository.ids import SEALED, STREAM
 from aurora.repository.mirror import ReplicationReport
-from aurora.repository.verify import Level
+from aurora.repository.verify import Level, VerifyReport, verify
 from aurora.wiring import Aurora
 
 
@@ -143,12 +145,68 @@ def verify_backup(
             "bad": [one.name for one in found.report.bad],
         }
         note.outcome = note.outcome if found.report.ok else "bad"
+    _note_covered(aurora, storage, found.report)
     if storage == "primary":
         whole = subset is None and not found.report.ended_early and level is not Level.NAMES
         bad = {one.name for one in found.report.bad}
         named = {one.name for one in repository.refs(entry).objects} if whole and not bad else ()
         memory_of(aurora).note_checked(bad, good=named)
     return found
+
+
+def verify_all(
+    aurora: Aurora,
+    *,
+    storage: str = "primary",
+    level: Level = Level.FULL,
+    budget_seconds: float | None = None,
+    sink: EventSink = discard,
+) -> VerifyReport:
+    """Verify every backup of this source at once, what was verified longest ago first.
+
+    Each object is read once, however many backups need it. Damage is reported, not raised.
+    """
+    coverage = Coverage(state_directory(aurora))
+    with recorded(
+        aurora, "verify", "backup verify", sink, backup="all", storage=storage, level=str(level)
+    ) as note:
+        repository = aurora.open_for_verifying(storage, keys=level is Level.FULL)
+        if isinstance(repository, Repository):
+            note.repository = repository
+        report = verify(
+            repository,
+            repository.backups(aurora.database),
+            level,
+            budget_seconds=budget_seconds,
+            checked_at=coverage.checked_at(storage),
+            sink=sink,
+        )
+        note.facts |= {
+            "checked_objects": report.checked_objects,
+            "needed_objects": report.needed_objects,
+            "checked_bytes": report.checked_bytes,
+            "ended_early": report.ended_early,
+            "bad": [one.name for one in report.bad],
+        }
+        note.outcome = note.outcome if report.ok else "bad"
+    _note_covered(aurora, storage, report)
+    if level is not Level.NAMES:
+        coverage.forget_others(storage, report.needed)
+        coverage.note_run(
+            storage, level=str(level), checked=report.checked_objects,
+            needed=report.needed_objects, bad=len(report.bad), at=clock.now(),
+        )  # fmt: skip
+    if storage == "primary" and level is not Level.NAMES:
+        bad = {one.name for one in report.bad}
+        memory_of(aurora).note_checked(bad, good=set(report.looked_at) - bad)
+    return report
+
+
+def _note_covered(aurora: Aurora, storage: str, report: VerifyReport) -> None:
+    """Remember what was looked at; objects found missing count as looked at."""
+    bad = {one.name for one in report.bad}
+    looked_at = {name: name not in bad for name in (*report.looked_at, *(bad & report.needed))}
+    Coverage(state_directory(aurora)).note(storage, looked_at, at=clock.now())
 
 
 def heal_backups(aurora: Aurora, backup_id: str, *, sink: EventSink = discard) -> list[Healed]:
@@ -168,4 +226,9 @@ def heal_backups(aurora: Aurora, backup_id: str, *, sink: EventSink = discard) -
         }
         note.outcome = "incomplete" if note.facts["failed"] else note.outcome
     memory_of(aurora).note_checked((), good={name for one in reports for name in one.primary})
+    coverage = Coverage(state_directory(aurora))
+    for one in reports:
+        for place, names in (("primary", one.primary), ("secondary", one.secondary)):
+            # Read back when it was written; a later verification looks again all the same.
+            coverage.healed(place, names)
     return reports

@@ -38,13 +38,6 @@ def incident_records(aurora: Aurora) -> Incidents:
     return Incidents(aurora.settings.base / "aurora.state")
 
 
-def start_incident(
-    aurora: Aurora, title: str, *, severity: str = "major", by: str = ""
-) -> Incident:
-    """Open an incident. Raises UsageError."""
-    return incident_records(aurora).open(title, severity, aurora.database, by=by or whoami())
-
-
 def plan_stop_writes(
     aurora: Aurora,
     *,

@@ -9,7 +9,8 @@ from aurora.engines.supabase.documents import ObjectEntry
 from aurora.errors import UsageError
 from aurora.events import EventSink, discard
 from aurora.operations import restore_objects as operation
-from aurora.operations.restore_objects import ObjectsPlan, ObjectsRestored
+from aurora.operations.reports import ObjectsRestored
+from aurora.operations.restore_objects import ObjectsPlan
 from aurora.wiring import Aurora
 
 

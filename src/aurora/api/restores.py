@@ -11,10 +11,12 @@ from aurora.engines.logical.targets import Target, shown_lsn
 from aurora.errors import UsageError
 from aurora.events import EventSink, discard
 from aurora.operations import restore as restore_operation
+from aurora.operations.content import Backup
 from aurora.operations.point import find_point
 from aurora.operations.recover import RecoveryPlan, plan_recovery, run_recovery
 from aurora.operations.reports import RestoreReport
 from aurora.operations.restore import RestoreOptions, RestorePlan, run_restore
+from aurora.operations.restore_objects import around, restore_with_rows
 from aurora.operations.restore_table import (
     TableOptions,
     TablePlan,
@@ -77,13 +79,16 @@ def restore(
         label = f"safety before restore {plan.restore_id}"
         return back_up_first(aurora, dsn, plan.state.name, label, None, sink)
 
+    def work() -> RestoreReport:
+        report = run_restore(plan, make_safety_backup=safety, sink=sink)
+        _bring_objects(aurora, [plan.backup], target, report, sink)
+        return report
+
     operation = "backup restore-full" if plan.options.with_roles else "backup restore"
     with recorded(aurora, "restore", operation, sink, **_asked(plan, storage)) as note:
         note.repository = keyed(plan.backup.repository)
         with held(plan.backup.repository):
-            report = reported(
-                aurora, lambda: run_restore(plan, make_safety_backup=safety, sink=sink)
-            )
+            report = reported(aurora, work)
         _tell(note, report)
         remember_restore(aurora, dsn, report, storage=storage)
     return report
@@ -152,19 +157,42 @@ def restore_point(
         label = f"safety before recovery {plan.restore.restore_id}"
         return back_up_first(aurora, dsn, plan.restore.state.name, label, None, sink)
 
+    def work() -> RestoreReport:
+        report = run_recovery(plan, make_safety_backup=safety, sink=sink)
+        _bring_objects(aurora, around(plan.point), target, report, sink)
+        return report
+
     asked = {**_asked(plan.restore, storage), "point": plan.document()}
     with recorded(aurora, "restore", f"backup {plan.kind}", sink, **asked) as note:
         repository = plan.restore.backup.repository
         note.repository = keyed(repository)
         with held(repository):
-            report = reported(
-                aurora, lambda: run_recovery(plan, make_safety_backup=safety, sink=sink)
-            )
+            report = reported(aurora, work)
         _tell(note, report)
         cut = plan.resolution.cut
         lsn = shown_lsn(cut.commit_lsn) if cut is not None else ""
         remember_restore(aurora, dsn, report, storage=storage, lsn=lsn)
     return report
+
+
+def _bring_objects(
+    aurora: Aurora,
+    backups: Sequence[Backup],
+    target: str | None,
+    report: RestoreReport,
+    sink: EventSink,
+) -> None:
+    """The objects of the Storage, once the database that has their rows is there."""
+    settings = aurora.settings.objects
+    restore_with_rows(
+        backups,
+        aurora.target_storage(target) if settings.include else None,
+        target or aurora.source_dsn(),
+        report,
+        jobs=settings.jobs,
+        max_rate=settings.max_rate,
+        sink=sink,
+    )
 
 
 def restore_options(
@@ -300,5 +328,5 @@ def _tell(note: Recording, report: RestoreReport) -> None:
     document = report.document()
     tables = document.pop("tables")
     note.facts |= {**document, "tables": len(tables), "same": sum(one["same"] for one in tables)}
-    note.outcome = "incomplete" if report.refusals else note.outcome
+    note.outcome = note.outcome if report.is_complete else "incomplete"
     note.attachments["report.md"] = report.markdown()

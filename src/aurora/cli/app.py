@@ -13,6 +13,9 @@ from aurora.cli.backup import backup
 from aurora.cli.changes import log
 from aurora.cli.incident import incident
 from aurora.cli.key import key
+from aurora.cli.notify import notify
+from aurora.cli.run import run
+from aurora.cli.schedule import schedule
 from aurora.cli.source import source
 from aurora.cli.stream import stream
 from aurora.errors import Cancelled, UsageError
@@ -28,7 +31,10 @@ app = typer.Typer(
 )
 app.command("init", short_help="Make the repositories and write aurora.toml.")(init.init)
 app.command("doctor", short_help="Is everything in place? What to do if not.")(doctor.doctor)
+app.command("run", short_help="The daemon: backups, tests and retention when due.")(run)
 app.add_typer(backup, name="backup", help="Create, list, verify, heal and restore backups.")
+app.add_typer(schedule, name="schedule", help="What is due when; units for other schedulers.")
+app.add_typer(notify, name="notify", help="Notices and pings: try them, edit their templates.")
 app.add_typer(source, name="source", help="Prepare the source for incremental backups.")
 app.command("stream", short_help="Store every change as it is committed.")(stream)
 app.add_typer(key, name="key", help="Key slots, recovery sheet, identities.")

@@ -7,6 +7,7 @@ import typer
 
 from aurora import api
 from aurora.cli import context as run
+from aurora.cli import incident_talk
 from aurora.cli.incident_options import BadXid, By, DryRun, Json, Storage, Which, Yes
 from aurora.cli.incident_recover import recover
 from aurora.cli.moments import At, BeforeXid, Lsn, Name, Xid, named_target
@@ -29,21 +30,7 @@ def group() -> None:
     """Lead through an emergency: stop writes, find what happened, recover, tell people."""
 
 
-@incident.command("start")
-def start(
-    context: typer.Context,
-    title: Annotated[str, typer.Argument(help="A few words: what is wrong?")],
-    severity: Annotated[str, typer.Option(help="critical, major or minor.")] = "major",
-    by: By = "",
-    json: Json = False,
-) -> None:
-    """Open an incident: its record begins, and becomes the report."""
-    with surface(json) as shown:
-        made = api.start_incident(run.load(context), title, severity=severity, by=by)
-        shown.summary(
-            writes.document(made, {"operation": "incident start", "severity": made.severity}),
-            [f"incident {made.id} is open; next: `aurora incident stop-writes`, or `assess`"],
-        )
+incident.command("start")(incident_talk.start)
 
 
 @incident.command("stop-writes")
@@ -234,6 +221,9 @@ def recovery_point(
 
 
 incident.command("recover")(recover)
+incident.command("communicate")(incident_talk.communicate)
+incident.command("close")(incident_talk.close)
+incident.command("report")(incident_talk.report)
 
 
 @incident.command("status")

@@ -11,8 +11,9 @@ from aurora.cli.prompts import confirm
 from aurora.cli.render import Surface, plan, surface
 from aurora.cli.restore import BackupId, Json, Storage, Yes
 from aurora.errors import Incomplete
-from aurora.operations.restore_objects import ObjectsPlan, ObjectsRestored
-from aurora.units import format_duration, format_size, plural
+from aurora.operations.reports import ObjectsRestored
+from aurora.operations.restore_objects import ObjectsPlan
+from aurora.units import format_size
 
 Target = Annotated[
     str | None,
@@ -100,26 +101,6 @@ def _confirm(shown: Surface, chosen: ObjectsPlan, *, yes: bool) -> None:
 
 
 def _finish(shown: Surface, report: ObjectsRestored, operation: str) -> None:
-    shown.summary({"operation": f"backup {operation}", **report.document()}, told(report))
+    shown.summary({"operation": f"backup {operation}", **report.document()}, report.told())
     if not report.is_complete:
         raise typer.Exit(Incomplete.exit_code)
-
-
-def told(report: ObjectsRestored) -> list[str]:
-    """What a restore of objects did, in lines."""
-    lines = [f"note: {note}" for note in report.notes]
-    for what, names in (
-        ("NOT restored", report.failed),
-        ("NOT in the backup", report.lost),
-        ("row without bytes", report.rows_without_bytes),
-        ("restored, later than the snapshot", report.newer),
-        ("left out, no row", report.bytes_without_rows),
-    ):
-        lines += [f"{what}: {name}" for name in names]
-    made = f", {plural(len(report.buckets_made), 'bucket')} made" if report.buckets_made else ""
-    return [
-        *lines,
-        f"{plural(report.objects, 'object')} ({format_size(report.bytes)}): "
-        f"{report.uploaded} uploaded, {report.already_right} right already{made}, to "
-        f"{report.target} in {format_duration(report.seconds)}",
-    ]

@@ -318,6 +318,7 @@ def finish(shown: Surface, report: RestoreReport) -> None:
         lines.append(f"the target refused {len(report.refusals)} statements:")
         lines += [f"  {line}" for line in _together(report.refusals)[:50]]
     lines += [f"note: {note}" for note in report.notes]
+    lines += report.objects.told() if report.objects is not None else []
     for outcome in dict.fromkeys(part.outcome for part in report.parts):
         lines.append(f"{outcome}:")
         lines += [
@@ -333,5 +334,5 @@ def finish(shown: Surface, report: RestoreReport) -> None:
         f"{format_duration(report.seconds)}",
     ]
     shown.summary({"operation": f"backup {report.kind}", **report.document()}, lines)
-    if report.refusals:
+    if not report.is_complete:
         raise typer.Exit(Incomplete.exit_code)

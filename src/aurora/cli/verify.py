@@ -14,14 +14,18 @@ from aurora.errors import IntegrityError, UsageError
 from aurora.repository.verify import BadObject, Level
 from aurora.units import format_count, format_duration, format_size, parse_duration
 
-BackupId = Annotated[str, typer.Argument(help="A backup's id, a unique part of it, or latest.")]
+BackupId = Annotated[
+    str, typer.Argument(help="A backup's id, a unique part of it, latest, or all.")
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
 
 
 def verify(
     context: typer.Context,
     backup_id: BackupId,
-    storage: Annotated[str, typer.Option(help="primary or secondary.")] = "primary",
+    storage: Annotated[
+        str, typer.Option(help="primary or secondary; with all also both.")
+    ] = "primary",
     level: Annotated[
         Level,
         typer.Option(
@@ -36,7 +40,15 @@ def verify(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Verify that a backup is there, unaltered, and opens. Exit code 40 when it is not."""
+    """Verify that a backup is there, unaltered, and opens. Exit code 40 when it is not.
+
+    The id all stands for every backup, what was verified longest ago first.
+    """
+    if backup_id == "all":
+        if subset or identity:
+            raise UsageError("all takes neither --subset nor --identity")
+        _verify_all(context, storage, level, _budget(budget), json)
+        return
     with surface(json) as shown:
         found = api.verify_backup(
             run.load(context, sink=shown.sink),
@@ -82,6 +94,53 @@ def verify(
         "A restore reads good copies from there by itself.",
         context={"objects": [bad.name for bad in report.bad[:100]]},
     )
+
+
+def _verify_all(
+    context: typer.Context, storage: str, level: Level, budget: float | None, json: bool
+) -> None:
+    with surface(json) as shown:
+        aurora = run.load(context, sink=shown.sink)
+        both = ("primary", "secondary") if aurora.has_secondary else ("primary",)
+        reports = {
+            place: api.verify_all(
+                aurora, storage=place, level=level, budget_seconds=budget, sink=shown.sink
+            )
+            for place in (both if storage == "both" else (storage,))
+        }
+        bad = [(place, one) for place, report in reports.items() for one in report.bad]
+        document = {
+            "operation": "backup verify",
+            "backup_id": "all",
+            "level": str(level),
+            "ok": not bad,
+            "checked_bytes": sum(report.checked_bytes for report in reports.values()),
+            "storages": {
+                place: {
+                    "checked_objects": report.checked_objects,
+                    "needed_objects": report.needed_objects,
+                    "checked_bytes": report.checked_bytes,
+                    "ended_early": report.ended_early,
+                    "bad": [asdict(one) for one in report.bad],
+                }
+                for place, report in reports.items()
+            },
+        }
+        lines = [f"{place}: {line}" for place, one in bad[:50] for line in _told(one, [])]
+        lines += [
+            f"{place}: {'ok' if report.ok else f'{len(report.bad)} bad objects'}, level {level}, "
+            f"{format_count(report.checked_objects)} of {report.needed_objects} objects, "
+            f"{format_size(report.checked_bytes)}"
+            + (" (the time was over)" if report.ended_early else "")
+            for place, report in reports.items()
+        ]
+        shown.summary(document, lines)
+    if bad:
+        raise IntegrityError(
+            f"{len(bad)} objects are missing or damaged",
+            hint="Run `aurora backup heal all`: it brings them back from the other storage.",
+            context={"objects": [one.name for _, one in bad[:100]]},
+        )
 
 
 def _told(bad: BadObject, tables: list[str]) -> list[str]:

@@ -115,6 +115,9 @@ class BackupSettings(_Section):
 
 
 class StreamSettings(_Section):
+    enabled: bool = Field(
+        default=False, description="`aurora run` keeps a stream instead of hourly incrementals"
+    )
     interval: Duration = Field(
         default=10.0, ge=0.1, le=3600, description="a change waits at most this long to be stored"
     )
@@ -221,21 +224,6 @@ class RestoreSettings(_Section):
     )
 
 
-class IncidentSettings(_Section):
-    reminder: Duration = Field(
-        default=1800.0, description="how often to remind while writes are stopped; 0 never"
-    )
-    canaries: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
-        default=(), description="tables that nobody changes, schema.table each: a change is alarm"
-    )
-    deleted_rows: int = Field(
-        default=1000, ge=1, description="rows deleted at once from which on it is told"
-    )
-    deleted_share: float = Field(
-        default=0.2, gt=0, le=1, description="share of a table deleted at once, likewise"
-    )
-
-
 def _due(text: str) -> Any:
     return Field(default_factory=lambda: parse_rule(text))
 
@@ -333,6 +321,42 @@ class NotifySettings(_Section):
     )
 
 
+class IncidentSettings(_Section):
+    reminder: Duration = Field(
+        default=1800.0, description="how often to remind while writes are stopped; 0 never"
+    )
+    canaries: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
+        default=(), description="tables that nobody changes, schema.table each: a change is alarm"
+    )
+    deleted_rows: int = Field(
+        default=1000, ge=1, description="rows deleted at once from which on it is told"
+    )
+    deleted_share: float = Field(
+        default=0.2, gt=0, le=1, description="share of a table deleted at once, likewise"
+    )
+    status_page: str = Field(
+        default="", description="address of the storage for the static status page"
+    )
+    status_page_title: str = Field(default="", description="its title")
+    status_page_credentials: dict[str, SecretRef | str] = Field(
+        default_factory=dict, description="that storage's credentials, each by reference"
+    )
+    statuspage_page: str = Field(default="", description="Atlassian Statuspage: the page's id")
+    statuspage_key: SecretRef | None = Field(default=None, description="where its API key is")
+    statuspage_components: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
+        default=(), description="ids of the components that an incident touches"
+    )
+    statuspage_url: str = Field(
+        default="https://api.statuspage.io/v1", description="another address of its API"
+    )
+    webhook: SecretRef | None = Field(
+        default=None, description="where the address is that updates are posted to as JSON"
+    )
+    stakeholders: tuple[NotifyTarget, ...] = Field(
+        default=(), description="Apprise addresses that hear of incidents"
+    )
+
+
 class PingSettings(_Section):
     """Dead man's switches: for each job the check's address, by reference."""
 
@@ -353,7 +377,7 @@ class MetricsSettings(_Section):
     listen: str = Field(
         default="127.0.0.1:9464", description="address:port of /metrics and /healthz; off for none"
     )
-    refresh: Duration = Field(default=60.0, ge=5, description="how old the figures may be")
+    refresh: Duration = Field(default=300.0, ge=5, description="how old the figures may be")
 
     @field_validator("listen")
     @classmethod

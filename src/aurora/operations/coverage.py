@@ -68,6 +68,14 @@ class Coverage:
         with self._open() as db, db:
             db.executemany("INSERT OR REPLACE INTO checked VALUES (?, ?, ?, ?)", rows)
 
+    def healed(self, place: str, names: Iterable[str]) -> None:
+        """Objects that were bad have been brought back."""
+        with self._open() as db, db:
+            db.executemany(
+                "UPDATE checked SET good = 1 WHERE place = ? AND name = ?",
+                [(place, name) for name in names],
+            )
+
     def note_run(
         self, place: str, *, level: str, checked: int, needed: int, bad: int, at: datetime
     ) -> None:

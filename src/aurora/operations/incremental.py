@@ -24,6 +24,7 @@ from aurora.engines.logical.ddl import markers_of
 from aurora.engines.logical.export import ExportOptions, export
 from aurora.engines.logical.fingerprint import fingerprint
 from aurora.engines.logical.names import Connection
+from aurora.engines.logical.peek import PeekSession, open_log
 from aurora.engines.logical.pgoutput import format_lsn
 from aurora.engines.logical.receiver import LogSession, SlotBusy, SlotGone
 from aurora.engines.logical.segments import SegmentBuilder, SegmentUploads
@@ -57,7 +58,7 @@ from aurora.operations.log_state import (
     tables_read_again,
 )
 from aurora.operations.objects import ObjectsRun
-from aurora.operations.stream_lock import ask_stream
+from aurora.operations.stream_lock import ask_stream, stream_runs
 from aurora.postgres.errors import translated
 from aurora.postgres.server import open_control
 from aurora.repository.door import Ref, Repository
@@ -70,10 +71,15 @@ from aurora.version import __version__
 
 _DRAIN = "draining the change log"
 _BUSY_SECONDS = 30.0
+_TRIES = 5
 
 
 class _MustBeFull(Exception):
     """The log does not lead on; the text says why. Never leaves this module."""
+
+
+class _Moved(Exception):
+    """A stream began, ended or gathered between two steps: look again. Never leaves this module."""
 
 
 @dataclass(slots=True)
@@ -108,7 +114,7 @@ def create_incremental(
     """
     begun = time.monotonic()
     try:
-        report = _incremental(dsn, repository, options, sink, before_acknowledge)
+        report = _beside_streams(dsn, repository, options, sink, before_acknowledge)
     except (_MustBeFull, SlotGone) as why:
         reason = why.message if isinstance(why, SlotGone) else str(why)
         if not or_full:
@@ -146,6 +152,24 @@ def create_full(
     )
 
 
+def _beside_streams(
+    dsn: str,
+    repository: Repository,
+    options: BackupOptions,
+    sink: EventSink,
+    before_acknowledge: Callable[[], None],
+) -> BackupReport:
+    for _ in range(_TRIES):
+        try:
+            return _incremental(dsn, repository, options, sink, before_acknowledge)
+        except _Moved:
+            continue
+    raise SourceUnreachable(
+        "a stream on the source came and went each time that the backup looked",
+        hint="Look at its output: it may begin and fail again and again. Then run it again.",
+    )
+
+
 def _incremental(
     dsn: str,
     repository: Repository,
@@ -166,6 +190,9 @@ def _incremental(
             ) as objects,
         ):  # fmt: skip
             try:
+                kept = (Ref(one.object, one.raw) for one in segments_of(place.pieces))
+                if not all(writer.is_reusable(ref) for ref in kept):
+                    raise _Moved  # gathered after the place was read: other segments hold it now
                 objects.copy_ahead()
                 drained = _gathered(place, by_stream) if by_stream else _drain(
                     conn, dsn, names, place, writer, sink, cancel
@@ -282,18 +309,26 @@ def _drain(
     return _Drained(segments, reached, clock.isoformat(at))
 
 
-def _started(dsn: str, conn: Connection, names: LogNames, start: int) -> LogSession:
-    """A session that streams from *start*; waits for the walsender of a run that was killed."""
-    with translated("source", doing="looking at the slot"):
-        slots.wait_until_free(conn, names.slot, timeout=_BUSY_SECONDS)
+def _started(dsn: str, conn: Connection, names: LogNames, start: int) -> LogSession | PeekSession:
+    """A session that streams from *start*; waits for the walsender of a run that was killed.
+
+    Raises _Moved where a stream has the slot, or had it.
+    """
     end = time.monotonic() + _BUSY_SECONDS
     while True:
-        session = LogSession(dsn)
+        session = open_log(dsn)
         try:
             session.start(names.slot, names.publications, start)
+            with translated("source", doing="looking at the slot"):
+                slot = slots.read_slot(conn, names.slot)
+            if slot is not None and slot.confirmed_lsn > start:
+                raise _Moved
             return session
         except SlotBusy:
             session.close()
+            with translated("source", doing="looking for a stream"):
+                if stream_runs(conn, names):
+                    raise _Moved from None
             if time.monotonic() > end:
                 raise
             time.sleep(0.2)

@@ -149,7 +149,7 @@ def follow(log: LogPart, position: int, logged: Sequence[Logged]) -> list[Logged
         on = [one for one in pieces if one.log.from_lsn <= reached < one.log.to_lsn]
         if not on:
             return found
-        found.append(max(on, key=lambda one: one.log.to_lsn))
+        found.append(max(on, key=lambda one: (one.log.to_lsn, one.log.from_lsn)))
         reached = found[-1].log.to_lsn
 
 

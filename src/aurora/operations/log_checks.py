@@ -6,7 +6,9 @@ from aurora.engines.logical import slot as slots
 from aurora.engines.logical.slot import Identity, LogNames, SlotState
 from aurora.operations.findings import Finding, failed, good, listed, warning
 from aurora.operations.log_state import slot_break
-from aurora.operations.source import held_note, wanted_tables
+from aurora.operations.slot_health import Danger, SlotHealth, read_slot_facts
+from aurora.operations.slot_health import slot_health as judged
+from aurora.operations.source import held_note, plan_prepare, wanted_tables
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import translated
 from aurora.postgres.server import ServerFacts, inspect_server, open_control
@@ -24,12 +26,17 @@ def check_log(info: ConnInfo, label: str, skip: Collection[str] = ()) -> Iterato
         held = slots.read_slot(conn, names.slot)
         tables = wanted_tables(conn, facts, skip)
         if held is None:
+            plan = plan_prepare(info.dsn(), label, skip=skip)
             yield _not_there(facts, tables)
+            yield from (_missing(one) for one in plan.refused)
             return
         if broken := slot_break(held, names, facts.database):
             yield failed("log-slot", broken, "Incrementals become fulls until it is mended.")
             return
         yield slot_health(held)
+        seen = read_slot_facts(conn, names.slot)
+        if seen is not None:
+            yield from _danger(judged(seen))
         yield from _retention(facts, held)
         yield from _published(slots.published(conn, names), tables)
 
@@ -37,12 +44,39 @@ def check_log(info: ConnInfo, label: str, skip: Collection[str] = ()) -> Iterato
 def _not_there(facts: ServerFacts, tables: list[Identity]) -> Finding:
     level = facts.settings.get("wal_level", "")
     lacking = "" if level == "logical" else f" (wal_level is {level}: it needs logical)"
-    weak = sum(1 for one in tables if not one.streamed)
+    weak = [one for one in tables if not one.streamed]
+    again = f" ({listed(_told(one) for one in weak)})" if weak else ""
+    limit = facts.settings.get("max_slot_wal_keep_size", "-1")
+    risk = (
+        "its slot would keep WAL without limit (max_slot_wal_keep_size is -1)"
+        if limit == "-1"
+        else f"its slot may keep {limit} of WAL"
+    )
     return good(
         "log-none",
         f"no change log is kept{lacking}: only full backups. `aurora source prepare` makes one: "
-        f"{plural(len(tables) - weak, 'table')} streamed, {weak} read again at each incremental",
+        f"{plural(len(tables) - len(weak), 'table')} streamed, {len(weak)} read again at each "
+        f"incremental{again}; {risk}",
     )
+
+
+def _told(one: Identity) -> str:
+    return f"{one.shown}: {one.why}" + (f", {one.fix}" if one.fix else "")
+
+
+def _missing(found: Finding) -> Finding:
+    """What keeps the source from having a log: no error, as long as nobody wants one."""
+    return warning(found.code, f"for a change log: {found.message}", found.hint)
+
+
+def _danger(health: SlotHealth) -> Iterator[Finding]:
+    if health.danger > Danger.NONE:
+        yield warning(
+            "log-slot-danger",
+            f"the slot endangers the source: {'; '.join(health.reasons)}",
+            "Take an incremental, or let `aurora stream` run; end transactions that are open for "
+            "hours. At 80 % of what it may keep, a stream drops the slot.",
+        )
 
 
 def slot_health(held: SlotState) -> Finding:

@@ -15,8 +15,9 @@ from aurora.engines.logical import slot as slots
 from aurora.engines.logical.ddl import markers_of
 from aurora.engines.logical.fingerprint import fingerprint
 from aurora.engines.logical.names import Connection, shown
+from aurora.engines.logical.peek import open_log
 from aurora.engines.logical.pgoutput import format_lsn
-from aurora.engines.logical.receiver import LogSession, SlotBusy, System
+from aurora.engines.logical.receiver import SlotBusy, System
 from aurora.engines.logical.slot import LogNames, SlotState
 from aurora.engines.logical.snapshot import HeldSnapshot
 from aurora.errors import AuroraError
@@ -110,7 +111,7 @@ def look_at_log(conn: Connection, dsn: str, names: LogNames) -> LogSource:
             " WHERE datname = pg_catalog.current_database()"
         ).fetchone()
         prints = fingerprint(conn, names.publications)
-    with LogSession(dsn) as session:
+    with open_log(dsn) as session:
         system = session.system
     return LogSource(found, system, int(str(row[0])) if row else 0, prints)
 
@@ -136,7 +137,9 @@ def break_in(place: Place, now: LogSource) -> str:
     log = place.log
     if log.slot != now.slot.name:
         return f"the newest backup is of another slot, {log.slot}"
-    if log.system_identifier != now.system.identifier:
+    if "" not in (log.system_identifier, now.system.identifier) and (
+        log.system_identifier != now.system.identifier
+    ):
         return "the source is another server than the newest backup's"
     if log.timeline != now.system.timeline:
         return (
@@ -341,7 +344,7 @@ def acknowledge(dsn: str, names: LogNames, lsn: int) -> None:
         with translated("source", doing="acknowledging the change log"):
             slots.wait_until_free(conn, names.slot, timeout=_FREE_SECONDS)
         try:
-            with LogSession(dsn) as session:
+            with open_log(dsn) as session:
                 session.start(names.slot, names.publications, lsn)
                 session.confirm(lsn)
                 done = _confirmed(conn, names, lsn)

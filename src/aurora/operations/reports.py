@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aurora.units import format_duration, format_size
+from aurora.units import format_duration, format_size, plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,60 @@ class PartResult:
     part: str
     outcome: str  # restored, skipped, left to you
     detail: str
+
+
+@dataclass(slots=True)
+class ObjectsRestored:
+    """What a restore of objects did."""
+
+    backup_id: str
+    target: str
+    objects: int = 0  # that were to be there
+    bytes: int = 0
+    uploaded: int = 0
+    uploaded_bytes: int = 0
+    already_right: int = 0
+    buckets_made: list[str] = field(default_factory=list)
+    rows_set: int = 0  # owner, times and user metadata set in the database
+    lost: list[str] = field(default_factory=list)  # the backup has no bytes for them
+    newer: list[str] = field(default_factory=list)  # the bytes are later than the snapshot
+    failed: list[str] = field(default_factory=list)
+    rows_without_bytes: list[str] = field(default_factory=list)
+    bytes_without_rows: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    left_out: str = ""  # why some or all were not tried
+    seconds: float = 0.0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every object is there as the backup's snapshot had it."""
+        return not (
+            self.lost or self.failed or self.rows_without_bytes or self.newer or self.left_out
+        )
+
+    def document(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {**asdict(self), "seconds": round(self.seconds, 3)}
+
+    def told(self) -> list[str]:
+        """What it did, in lines."""
+        lines = [f"note: {note}" for note in self.notes]
+        for what, names in (
+            ("NOT restored", self.failed),
+            ("NOT in the backup", self.lost),
+            ("row without bytes", self.rows_without_bytes),
+            ("restored, of another version than the row", self.newer),
+            ("left out, no row", self.bytes_without_rows),
+            ("NOT restored", [self.left_out] if self.left_out else []),
+        ):
+            lines += [f"{what}: {name}" for name in names]
+        made = f", {plural(len(self.buckets_made), 'bucket')} made" if self.buckets_made else ""
+        return [
+            *lines,
+            f"{plural(self.objects, 'object')} ({format_size(self.bytes)}): {self.uploaded} "
+            f"uploaded, {self.already_right} right already{made}, to {self.target} in "
+            f"{format_duration(self.seconds)}",
+        ]
 
 
 @dataclass(slots=True)
@@ -55,11 +109,17 @@ class RestoreReport:
     refusals: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     parts: list[PartResult] = field(default_factory=list)  # of a Supabase project
+    objects: ObjectsRestored | None = None  # of the Storage, where they are part of the restore
     path: str = ""  # of the Markdown file, once written
 
     def document(self) -> dict[str, Any]:
         """For ``--json`` and the JSON file."""
         return {**asdict(self), "seconds": round(self.seconds, 3)}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing was refused, and nothing of the Storage is lacking."""
+        return not self.refusals and (self.objects is None or self.objects.is_complete)
 
     @property
     def equal_to(self) -> str:
@@ -94,6 +154,8 @@ class RestoreReport:
         ):
             if found:
                 lines += ["", f"## {title}", "", *(f"- {line}" for line in found)]
+        if self.objects is not None:
+            lines += ["", "## Storage objects", "", *(f"- {line}" for line in self.objects.told())]
         if self.parts:
             lines += ["", "## The project", "", "| part | outcome | detail |", "|---|---|---|"]
             lines += [f"| {p.part} | {p.outcome} | {p.detail} |" for p in self.parts]

@@ -5,22 +5,27 @@ where it was when it is run again. Nothing is ever deleted.
 """
 
 import hashlib
+import heapq
+import itertools
 import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from aurora.engines.logical.names import pin_output
 from aurora.engines.logical.threads import run_threads
 from aurora.engines.supabase import rows
 from aurora.engines.supabase.documents import NEWER, ObjectEntry, ObjectPage, PageRef, Piece
+from aurora.engines.supabase.rows import ObjectRow
 from aurora.engines.supabase.upload import Uploader, fix_rows
 from aurora.errors import (
+    AuroraError,
     Cancelled,
     IntegrityError,
     ObjectDamaged,
@@ -31,6 +36,8 @@ from aurora.errors import (
 from aurora.events import Advanced, EventSink, PhaseBegun, PhaseEnded, Warned, discard
 from aurora.operations.content import Backup, Readable
 from aurora.operations.objects import pages
+from aurora.operations.point import Point
+from aurora.operations.reports import ObjectsRestored, PartResult, RestoreReport
 from aurora.postgres.server import open_control
 from aurora.repository.door import Ref
 from aurora.storage.limit import Rate
@@ -40,37 +47,6 @@ from aurora.units import format_size, plural
 PHASE = "restoring Storage objects"
 _FIX_BATCH = 500
 _SHOWN = 200  # names in a report
-
-
-@dataclass(slots=True)
-class ObjectsRestored:
-    """What a restore of objects did."""
-
-    backup_id: str
-    target: str
-    objects: int = 0  # that were to be there
-    bytes: int = 0
-    uploaded: int = 0
-    uploaded_bytes: int = 0
-    already_right: int = 0
-    buckets_made: list[str] = field(default_factory=list)
-    rows_set: int = 0  # owner, times and user metadata set in the database
-    lost: list[str] = field(default_factory=list)  # the backup has no bytes for them
-    newer: list[str] = field(default_factory=list)  # the bytes are later than the snapshot
-    failed: list[str] = field(default_factory=list)
-    rows_without_bytes: list[str] = field(default_factory=list)
-    bytes_without_rows: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every object is there as the backup's snapshot had it."""
-        return not (self.lost or self.failed or self.rows_without_bytes or self.newer)
-
-    def document(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {**asdict(self), "seconds": round(self.seconds, 3)}
 
 
 class Packs:
@@ -195,6 +171,7 @@ class ObjectsPlan:
 
     backup: Backup
     client: SupabaseRest
+    others: tuple[Backup, ...] = ()  # where rows decide: they may have the version of a row
     bucket: str = ""  # this one alone; "" for all
     path: str = ""  # this object alone: bucket/name
     dsn: str = ""  # the project's database, where rows are set; "" for none
@@ -302,14 +279,9 @@ class _Restore:
         elif self._plan.rows_decide and self._plan.dsn:
             yield from self._entries_with_rows()
         else:
-            for page, entry in self._entries_of_backup():
+            for page, entry in _entries_of(self._plan.backup):
                 if self._wants_bucket(entry.bucket):
                     yield page, entry
-
-    def _entries_of_backup(self) -> Iterator[tuple[ObjectPage, ObjectEntry]]:
-        for page in pages(self._plan.backup):
-            for entry in page.entries:
-                yield page, entry
 
     def _entries_with_rows(self) -> Iterator[tuple[ObjectPage, ObjectEntry]]:
         """Those of the backup that have a row in the target; both are in one order."""
@@ -323,21 +295,18 @@ class _Restore:
             wanted = [name for name in names if self._wants_bucket(name)]
             there = rows.read_objects(conn, wanted)
             row = next(there, None)
-            for page, entry in self._entries_of_backup():
-                key = (entry.bucket.encode(), entry.name.encode())
-                while row is not None and (row.bucket.encode(), row.name.encode()) < key:
-                    self._note(self.report.rows_without_bytes, row.bucket, row.name,
-                               "its row is there, the backup has no such object")  # fmt: skip
+            for key, found in _grouped(self._plan.backup, *self._plan.others):
+                while row is not None and _key(row) < key:
+                    self._note(self.report.rows_without_bytes, row.bucket, row.name, _NO_OBJECT)
                     row = next(there, None)
-                if row is not None and (row.bucket, row.name) == (entry.bucket, entry.name):
-                    yield page, entry
+                bucket, name = found[0][1].key
+                if row is not None and _key(row) == key:
+                    yield _of_version(row, found)
                     row = next(there, None)
-                elif self._wants_bucket(entry.bucket):
-                    self._note(self.report.bytes_without_rows, entry.bucket, entry.name,
-                               "the backup has it, the database has no row for it")  # fmt: skip
+                elif self._wants_bucket(bucket):
+                    self._note(self.report.bytes_without_rows, bucket, name, _NO_ROW)
             while row is not None:
-                self._note(self.report.rows_without_bytes, row.bucket, row.name,
-                           "its row is there, the backup has no such object")  # fmt: skip
+                self._note(self.report.rows_without_bytes, row.bucket, row.name, _NO_OBJECT)
                 row = next(there, None)
 
     def _next(
@@ -356,7 +325,9 @@ class _Restore:
             why = f"not in the backup: {entry.note.partition(': ')[2]}"
             return self._note(self.report.lost, entry.bucket, entry.name, why)
         if entry.note == NEWER:
-            self._note(self.report.newer, entry.bucket, entry.name, "later than the snapshot")
+            self._note(
+                self.report.newer, entry.bucket, entry.name, "the bytes are of another version"
+            )
         try:
             right = self._uploader.is_there(entry)
             if not right:
@@ -400,6 +371,108 @@ class _Restore:
                 found.append(f"{bucket}/{name}: {why}")
             elif len(found) == _SHOWN:
                 found.append("and more")
+
+
+_NO_OBJECT = "its row is there, the backup has no such object"
+_NO_ROW = "the backup has it, the database has no row for it"
+_Found = tuple[ObjectPage, ObjectEntry]
+
+
+def _key(one: ObjectEntry | ObjectRow) -> tuple[bytes, bytes]:
+    return one.bucket.encode(), one.name.encode()
+
+
+def restore_with_rows(
+    backups: Sequence[Backup],
+    client: SupabaseRest | None,
+    dsn: str,
+    report: RestoreReport,
+    *,
+    jobs: int,
+    max_rate: int | None,
+    sink: EventSink,
+) -> None:
+    """After a database was restored: bring the objects that its rows point at.
+
+    *backups* hold objects (the first one's are preferred, the others may have the version of
+    a row). The database stays restored whatever happens here; *report* tells.
+    """
+    held = [backup for backup in backups if backup.body.storage is not None]
+    if not held:
+        return
+    part = held[0].body.storage
+    assert part is not None
+    if client is None:
+        left = ObjectsRestored(held[0].entry.id, "")
+        left.left_out = (
+            f"{plural(part.objects, 'Storage object')} ({format_size(part.bytes)}): no key of the "
+            "target's Storage was given"
+        )
+        report.notes.append(
+            f"not restored: {left.left_out}. Give AURORA_TARGET_STORAGE_KEY_FILE and run "
+            f"`aurora backup restore-bucket '*' {held[0].entry.id}`"
+        )
+        report.objects = left if report.parts else None  # a plain server has no Storage
+        return
+    plan = ObjectsPlan(
+        held[0], client, tuple(held[1:]), dsn=dsn, rows_decide=True, jobs=jobs, max_rate=max_rate
+    )
+    try:
+        report.objects = run_objects(plan_objects(plan), sink=sink)
+    except AuroraError as error:
+        report.objects = ObjectsRestored(held[0].entry.id, client.url)
+        report.objects.left_out = f"the Storage objects: {error.message}"
+        report.notes.append(
+            f"not all Storage objects were restored: {error.message}. Run `aurora backup "
+            f"restore-bucket '*' {held[0].entry.id}`, which goes on where this stopped"
+        )
+    done = report.objects
+    told = (
+        f"{plural(done.objects, 'object')}, {format_size(done.bytes)}; {done.uploaded} uploaded, "
+        f"{done.already_right} right already"
+    )
+    files = PartResult("files in Storage", "restored" if done.is_complete else "partly", told)
+    if report.parts:
+        others = [one for one in report.parts if one.part != files.part]
+        report.parts = [*others, files]
+
+
+def around(point: Point) -> list[Backup]:
+    """The backups with objects next to a point in time, the earlier one first.
+
+    An object that was uploaded and replaced between two backups is in neither.
+    """
+    every = [point.backup, *(link.backup for link in point.chain)]
+    numbers = {id(link): number for number, link in enumerate(point.chain, 1)}
+    reach = max((numbers.get(id(link), 0) for link, _ in point.wanted), default=0)
+    earlier = [one for one in every[: max(reach, 1)] if one.body.storage is not None]
+    later = [one for one in every[max(reach, 1) :] if one.body.storage is not None]
+    return [*earlier[-1:], *later[:1]]
+
+
+def _entries_of(backup: Backup) -> Iterator[_Found]:
+    for page in pages(backup):
+        for entry in page.entries:
+            yield page, entry
+
+
+def _grouped(*backups: Backup) -> Iterator[tuple[tuple[bytes, bytes], list[_Found]]]:
+    """What the backups have under each name, in order."""
+    merged = heapq.merge(*map(_entries_of, backups), key=lambda found: _key(found[1]))
+    for key, group in itertools.groupby(merged, key=lambda found: _key(found[1])):
+        yield key, list(group)
+
+
+def _of_version(row: ObjectRow, found: list[_Found]) -> _Found:
+    """The one whose bytes are those of the row; marked where none is surely."""
+    for page, entry in found:
+        same = entry.version == row.version if row.version else False
+        # An object that this restore brought earlier has a version of the target's own.
+        alike = bool(entry.etag) and (entry.etag, entry.size) == (row.etag, row.size)
+        if (same or alike) and not entry.note:
+            return page, entry
+    page, entry = next((one for one in found if not one[1].is_lost), found[0])
+    return page, entry if entry.note else msgspec.structs.replace(entry, note=NEWER)
 
 
 def _first(ref: PageRef) -> tuple[bytes, bytes]:

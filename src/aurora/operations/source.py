@@ -16,7 +16,7 @@ from aurora.engines.logical.receiver import LogSession
 from aurora.engines.logical.slot import Identity, LogNames, SlotState
 from aurora.errors import AuroraError, Incomplete, SourceUnsupported
 from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded
-from aurora.operations.findings import Finding, Level, failed, listed, of_error, warning
+from aurora.operations.findings import Finding, Level, failed, listed, warning
 from aurora.postgres.errors import translated
 from aurora.postgres.server import ServerFacts, inspect_server, open_control, require_usable
 from aurora.units import format_duration, format_size, plural
@@ -275,13 +275,13 @@ def _no_room(conn: Connection, facts: ServerFacts) -> Finding | None:
         " (SELECT count(*) FROM pg_catalog.pg_stat_replication)"
     ).fetchone()
     slots_used, senders_used = (int(str(value)) for value in row or (0, 0))
-    for used, setting, what in (
-        (slots_used, "max_replication_slots", "replication slots"),
-        (senders_used, "max_wal_senders", "WAL senders"),
+    for used, setting, what, say in (
+        (slots_used, "max_replication_slots", "replication slots", failed),
+        (senders_used, "max_wal_senders", "WAL senders", warning),  # `aurora stream` needs one
     ):
         limit = int(facts.settings.get(setting, "0"))
         if used >= limit:
-            return failed(
+            return say(
                 "log-no-room",
                 f"all {limit} {what} of the source are taken",
                 f"Raise {setting} (needs a restart), or drop a slot that nobody uses (they "
@@ -299,14 +299,21 @@ def _elsewhere(held: SlotState) -> Finding:
 
 
 def _unreachable(dsn: str, facts: ServerFacts) -> list[Finding]:
-    """Whether a walsender answers: poolers, and some pg_hba.conf, refuse it."""
+    """Whether a walsender answers: poolers refuse it, and incrementals then do without."""
     if facts.settings.get("wal_level") != "logical":
         return []
     try:
         with LogSession(dsn):
             return []
     except AuroraError as error:
-        return [of_error(error, about="a replication connection")]
+        return [
+            warning(
+                "log-no-walsender",
+                f"no replication connection comes through: {error.message}",
+                "Incrementals read the log by ordinary sessions instead, which costs the server "
+                "a temporary file. `aurora stream` needs a direct connection. " + error.hint,
+            )
+        ]
 
 
 def _markers(facts: ServerFacts, *, may: bool, wanted: bool) -> list[Finding]:

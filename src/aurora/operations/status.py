@@ -16,12 +16,14 @@ from aurora.events import EventSink, discard
 from aurora.operations.coverage import Covered
 from aurora.operations.findings import Finding, Level
 from aurora.operations.measured import Measured
+from aurora.operations.slot_health import DEFAULT_LIMIT, SlotHealth
 from aurora.operations.status_source import Rpo, SourceLook, look_at_source, rpo_now
 from aurora.operations.status_storage import StorageLook, compare_copies, look_at_storage
 from aurora.operations.window import Span, Window, recovery_window
 from aurora.postgres.conninfo import ConnInfo
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
+from aurora.repository.ids import STREAM
 from aurora.repository.mirror import MirrorView
 from aurora.schedule import Rule
 from aurora.storage.base import Storage
@@ -30,6 +32,7 @@ SCHEMA = 1
 """Of the JSON document. Fields may be added to a schema; none changes its meaning."""
 
 Place = Literal["primary", "secondary"]
+_GATHERED = timedelta(minutes=45)
 
 
 class Subject(Protocol):
@@ -67,6 +70,7 @@ class StatusOptions:
     measured: tuple[Measured, ...] = ()
     covered: Mapping[str, Covered] = field(default_factory=dict)  # by place
     streaming: bool = False  # a continuous stream stands in for incrementals
+    max_wal: int = DEFAULT_LIMIT  # bytes that the slot may keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ class StatusReport:
     source_reachable: bool = False
     source_error: str = ""
     slot: SlotState | None = None
+    health: SlotHealth | None = None  # of the slot
     lag_bytes: int | None = None
     measured: Measured | None = None  # the last proven restore: RTO
     last_test: Measured | None = None  # the last restore or test, good or bad
@@ -132,6 +137,7 @@ class StatusReport:
                 "error": self.source_error,
                 "lag_bytes": self.lag_bytes,
                 "slot": None if self.slot is None else asdict(self.slot),
+                "slot_health": None if self.health is None else self.health.document(),
             },
             "storages": [
                 {**asdict(one), "monthly_cost": one.monthly_cost} for one in self.storages
@@ -159,12 +165,14 @@ def look(
             report.window = recovery_window(repository, subject.database, sink=sink)
         except AuroraError as error:
             report.findings.append(_found(error, report.window_of))
-    _look_at_source(subject, report)
+    _look_at_source(subject, report, options)
     report.backups = list(_types(entries, options, now))
     _look_at_storages(subject, report, options, entries if repository is not None else None)
     _take_measured(report, options.measured)
     report.covered = dict(options.covered)
     for job, rule in options.schedule.items():
+        if job == "incremental" and options.streaming:
+            continue
         if (due := rule.next_after(now)) is not None:
             report.next_runs[job] = due
     return report
@@ -194,17 +202,19 @@ def _found(error: AuroraError, place: str) -> Finding:
     return Finding(code, Level.ERROR, f"{place}: {error.message}", error.hint)
 
 
-def _look_at_source(subject: Subject, report: StatusReport) -> None:
+def _look_at_source(subject: Subject, report: StatusReport, options: StatusOptions) -> None:
     seen: SourceLook | None = None
     try:
-        seen = look_at_source(subject.source(), subject.database, report.window)
+        seen = look_at_source(
+            subject.source(), subject.database, report.window, max_wal=options.max_wal
+        )
     except AuroraError as error:
         report.source_error = error.message
     report.rpo = rpo_now(report.window, seen, report.at)
     if seen is None:
         return
     report.source_reachable = True
-    report.slot = seen.slot
+    report.slot, report.health = seen.slot, seen.health
     newest = report.window.newest
     if newest is not None:
         report.lag_bytes = max(seen.flush_lsn - newest.log.to_lsn, 0)
@@ -223,7 +233,7 @@ def _types(
         entry = newest.get(kind)
         if entry is None and (rule is None or not rule.is_on):
             continue
-        due = rule.words() if rule is not None else "not scheduled"
+        due = rule.words() if rule is not None else "a stream runs instead"
         if entry is None:
             # Due since there is any backup at all; before, that is what has to be said.
             since = whole[0].created_at if whole else None
@@ -259,8 +269,15 @@ def _look_at_storages(
         if place == "primary":
             seen.backups = None if known is None else len(known)
         elif seen.reachable and not seen.error:
-            ids = None if known is None else {entry.id for entry in known}
+            ids = None if known is None else dict(_to_be_copied(known, report.at))
             compare_copies(seen, subject.open_secondary_view, ids, subject.database)
+
+
+def _to_be_copied(entries: Iterable[BackupEntry], now: datetime) -> Iterable[tuple[str, datetime]]:
+    """What the secondary should have: pieces of a stream go there when they are gathered."""
+    for entry in entries:
+        if entry.type != STREAM or now - entry.created_at > _GATHERED:
+            yield entry.id, entry.created_at
 
 
 def _take_measured(report: StatusReport, measured: Iterable[Measured]) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from aurora.engines.logical.slot import LogNames
 from aurora.operations.coverage import Covered, shown_share
 from aurora.operations.findings import Finding, Level, failed, listed, warning
-from aurora.operations.log_checks import slot_health
 from aurora.operations.log_state import slot_break
+from aurora.operations.slot_health import Danger
 from aurora.operations.status import Goals, StatusOptions, StatusReport, TypeStatus, shown_moment
 from aurora.operations.status_storage import StorageLook
 from aurora.units import format_duration, plural
@@ -150,9 +150,15 @@ def _of_slot(report: StatusReport) -> Iterator[Finding]:
             "Then run `aurora backup create`: a new log begins with a full.",
         )
         return
-    health = slot_health(report.slot)
-    if health.level is not Level.OK:
-        yield health
+    health = report.health
+    if health is not None and health.danger is not Danger.NONE:
+        make = failed if health.danger >= Danger.DROP else warning
+        yield make(
+            "log-slot-behind",
+            f"the slot {report.slot.name} is behind: {'; '.join(health.reasons)}",
+            "Run `aurora backup create --type incremental` now: what it keeps can fill the "
+            "source's disk, and before that it is given up and the next backup must be a full.",
+        )
 
 
 def _of_storages(report: StatusReport) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from aurora.engines.logical import slot as slots
 from aurora.engines.logical.names import Connection
 from aurora.engines.logical.slot import LogNames, SlotState
 from aurora.engines.logical.unread import Unread, first_unread
+from aurora.operations.slot_health import SlotHealth, read_slot_facts, slot_health
 from aurora.operations.window import Window
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import translated
@@ -25,6 +26,7 @@ class SourceLook:
     at: datetime
     flush_lsn: int
     slot: SlotState | None
+    health: SlotHealth | None
     unread: Unread | None  # None: not known
 
 
@@ -41,17 +43,22 @@ class Rpo:
     why: str
 
 
-def look_at_source(info: ConnInfo, label: str, window: Window) -> SourceLook:
-    """Ask the source. Changes nothing. Raises SourceError."""
+def look_at_source(info: ConnInfo, label: str, window: Window, *, max_wal: int) -> SourceLook:
+    """Ask the source; *max_wal*: bytes that its slot may keep. Changes nothing.
+
+    Raises SourceError.
+    """
     names = LogNames.of(label)
     with open_control(info, connect_timeout=CONNECT_SECONDS) as conn:
         with translated("source", doing="looking at the change log"):
-            slot = slots.read_slot(conn, names.slot)
+            facts = read_slot_facts(conn, names.slot)
             flush_lsn, at = slots.flush_position(conn)
+        slot = facts.slot if facts is not None else None
+        health = slot_health(facts, user_limit=max_wal) if facts is not None else None
         unread = None
         if slot is not None and window.newest is not None and slot.database == conn.info.dbname:
             unread = _peek(conn, names, slot, window.newest.log.to_lsn)
-    return SourceLook(at, flush_lsn, slot, unread)
+    return SourceLook(at, flush_lsn, slot, health, unread)
 
 
 def _peek(conn: Connection, names: LogNames, slot: SlotState, after: int) -> Unread | None:

@@ -1,6 +1,6 @@
 """How the storages stand: reachable, how much is on them, how far the secondary has come."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -29,6 +29,7 @@ class StorageLook:
     backups: int | None = None
     replicated_to: str = ""  # of the secondary: the newest backup that is whole there
     behind: int | None = None  # of the secondary: backups that it lacks
+    lacking_since: datetime | None = None  # when the oldest of those was made
 
     @property
     def monthly_cost(self) -> float | None:
@@ -69,10 +70,10 @@ def look_at_storage(
 def compare_copies(
     look: StorageLook,
     open_mirror: Callable[[], MirrorView],
-    on_primary: set[str] | None,
+    on_primary: Mapping[str, datetime] | None,
     database: str,
 ) -> None:
-    """How far the secondary has come; *on_primary*: ids of the primary's backups, if known."""
+    """How far the secondary has come; *on_primary*: backup id -> when it was made, if known."""
     prefix = f"{ObjectType.BACKUP.prefix}{database}/"
     try:
         there = {info.name.removeprefix(prefix) for info in open_mirror().list(prefix)}
@@ -84,4 +85,5 @@ def compare_copies(
     look.backups = len(there)
     look.replicated_to = max(there, default="")
     if on_primary is not None:
-        look.behind = len(on_primary - there)
+        lacking = [made_at for backup_id, made_at in on_primary.items() if backup_id not in there]
+        look.behind, look.lacking_since = len(lacking), min(lacking, default=None)

@@ -259,6 +259,10 @@ class _Supervisor:
             lambda conn: slots.wait_until_free(conn, self._names.slot, timeout=_FREE_SECONDS),
         )
         with self._started(begin.to_lsn) as session:
+            slot = source.ask("looking at the slot", lambda c: slots.read_slot(c, self._names.slot))
+            if slot is None or slot.confirmed_lsn > begin.to_lsn:
+                keeper.abandon()
+                return  # somebody read it since the place was found: look again
             watch.start()
             follower = SessionFollower(
                 keeper, watch, self.marks, self._is_over, self._tell, options.interval,

@@ -10,6 +10,7 @@ from aurora.events import EventSink, discard
 from aurora.repository import canonical, envelope, signed, slots
 from aurora.repository.catalog import BackupEntry, Catalog
 from aurora.repository.chain import Chain, read_chain
+from aurora.repository.claims import Claims, Timing
 from aurora.repository.config import Config, Role, read_config
 from aurora.repository.creation import create_keys, finish_creation, unlock
 from aurora.repository.damage import damaged
@@ -273,6 +274,17 @@ class Repository(ClosedRepository):
             repository_id=self.repository_id,
             mac_key=self._master.mac_key,
             purpose=purpose,
+        )
+
+    def claims(self, database: str, host: str, *, timing: Timing | None = None) -> Claims:
+        """What hosts agree by which of them runs a job of *database*."""
+        return Claims(
+            self.storage,
+            repository_id=self.repository_id,
+            mac_key=self._master.mac_key,
+            database=database,
+            host=host,
+            timing=timing,
         )
 
     @property

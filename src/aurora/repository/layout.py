@@ -35,6 +35,7 @@ class ObjectType(enum.StrEnum):
     LEASE = "leases"
     CANDIDATES = "gc"
     AUDIT = "audit"
+    CLAIM = "claims"
     HOLD = "holds"
     REMOVAL = "removals"
 

@@ -10,7 +10,7 @@ import hashlib
 import random
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aurora.errors import IntegrityError, ObjectMissing, UsageError
@@ -64,6 +64,8 @@ class VerifyReport:
     needed_objects: int = 0  # of the backups verified, whether or not in the subset
     bad: list[BadObject] = field(default_factory=list)
     ended_early: bool = False  # the time budget ran out; the rest was not looked at
+    looked_at: list[str] = field(default_factory=list)  # objects that were read, good or bad
+    needed: frozenset[str] = frozenset()  # every object of the backups verified
 
     @property
     def ok(self) -> bool:
@@ -82,6 +84,7 @@ def verify(
     *,
     subset: tuple[int, int] | None = None,
     budget_seconds: float | None = None,
+    checked_at: Mapping[str, float] | None = None,
     sink: EventSink = discard,
     workers: int = 8,
 ) -> VerifyReport:
@@ -89,7 +92,8 @@ def verify(
 
     ``subset=(n, t)`` looks at the n-th of t parts (1 <= n <= t), always the same objects.
     With *budget_seconds* the objects are taken in random order until the time is over, so
-    that repeated runs cover everything.
+    that repeated runs cover everything; with *checked_at* (name -> when it was last looked
+    at) those that were not looked at for longest come first.
 
     Raises:
         UsageError: level ``full`` without an opened repository, or an impossible subset.
@@ -102,6 +106,7 @@ def verify(
         raise UsageError(f"no subset {subset[0]}/{subset[1]}", hint="Use 1/7 to 7/7, say.")
     chosen = [entries] if isinstance(entries, BackupEntry) else list(entries)
     run = _Run(repository, level, subset, budget_seconds, sink)
+    run.checked_at = checked_at or {}
     run.check(chosen, workers)
     return run.report
 
@@ -120,6 +125,7 @@ class _Run:
         self._storage = repository.storage
         self._catalog = repository.catalog_alone()
         self._subset = subset
+        self.checked_at: Mapping[str, float] = {}
         self._is_shuffled = budget_seconds is not None
         self._deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
         self._sink = sink
@@ -131,6 +137,7 @@ class _Run:
         refs = [one for entry in entries if (one := self._read_refs(entry)) is not None]
         needed = {one.name: one for each in refs for one in each.all_objects()}
         self.report.needed_objects = len(needed)
+        self.report.needed = frozenset(needed)
         present = self._compare_listing(needed)
         if self.report.level is Level.NAMES:
             self.report.checked_objects = len(needed)
@@ -177,6 +184,7 @@ class _Run:
         chosen = [one for one in present if self._is_chosen(one)]
         if self._is_shuffled:
             random.shuffle(chosen)
+            chosen.sort(key=lambda one: self.checked_at.get(one.name, 0.0))
         self._sink(PhaseBegun(PHASE, sum(one.size for one in chosen)))
         pool = UploadPool(workers=workers)
         try:
@@ -204,6 +212,7 @@ class _Run:
             culprit = str(error.context.get("name", ""))
             self._note(culprit if parse_session(culprit) else one.name, error)
         with self._lock:
+            self.report.looked_at.append(one.name)
             self.report.checked_objects += 1
             self.report.checked_bytes += one.size
             done = self.report.checked_bytes

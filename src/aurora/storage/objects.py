@@ -28,6 +28,7 @@ CREDENTIALS = {
 _CONNECT = timedelta(seconds=10)
 _SILENCE = timedelta(seconds=45)  # a read in which nothing comes for so long has failed
 _PAGE = 1000
+_PAGES = {"html": "text/html; charset=utf-8", "json": "application/json"}  # of a status page
 _BATCH = 250  # Azure takes 256 names in one bulk delete, S3 1000
 
 
@@ -120,7 +121,15 @@ class ObjectStorage:
         key = self._base + name
         try:
             mode = "create" if create else None
-            obstore.put(self._writer, key, view, mode=mode, use_multipart=False)  # type: ignore[arg-type]
+            told = {"Content-Type": kind} if (kind := _PAGES.get(name.rpartition(".")[2])) else None
+            obstore.put(
+                self._writer,
+                key,
+                view,
+                mode=mode,  # type: ignore[arg-type]
+                use_multipart=False,
+                attributes=told,
+            )
         except ERRORS as error:
             # Some servers answer 501 to If-None-Match; asking was a belt only.
             if not create or Reply.of(error).status != 501:

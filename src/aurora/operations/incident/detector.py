@@ -6,6 +6,8 @@ median and the median absolute deviation of the rows that earlier transactions c
 Memory is bounded by the number of tables. It never acts: it tells.
 """
 
+import contextlib
+import json
 import math
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
@@ -315,7 +317,9 @@ def _severity(score: float) -> str:
 def _ddl(text: str) -> tuple[float, list[str]]:
     """A mark that says what was done to the schema."""
     told = text.partition(" ")[2]
-    dropped = "DROP" in told.upper()
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        told = str(json.loads(told)["tag"])  # as the markers of the change log have it
+    dropped = told.upper().startswith("DROP")
     return (70.0 if dropped else 30.0), [f"the schema was changed: {told[:200]}"]
 
 

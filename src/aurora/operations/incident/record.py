@@ -131,6 +131,13 @@ class Incidents:
         """The newest that is open."""
         return next((one for one in reversed(self.all()) if one.state == OPEN), None)
 
+    def newest(self) -> Incident:
+        """The newest of all, open or closed. Raises UsageError where there is none."""
+        found = self.all()
+        if not found:
+            raise UsageError("there is no incident", hint='Open one: aurora incident start "…".')
+        return found[-1]
+
     def find(self, text: str | None) -> Incident:
         """The incident that *text* is a part of the id of; without, the newest open one.
 
