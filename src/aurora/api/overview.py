@@ -34,7 +34,6 @@ def status_options(aurora: Aurora) -> StatusOptions:
             "primary": settings.primary.price,
             "secondary": secondary.price if secondary is not None else None,
         },
-        streaming=settings.stream.enabled,
         max_wal=settings.stream.max_wal,
         measured=tuple(restores_in(reports_directory(aurora))),
         covered=_covered(aurora),

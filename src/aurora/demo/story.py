@@ -33,6 +33,9 @@ prune = false
 
 [metrics]
 listen = "off"
+
+[objects]
+include = false
 """
 
 
