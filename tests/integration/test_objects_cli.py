@@ -1,93 +1,9 @@
 """A whole project with its files by the command line: there, back, and into another project."""
 
-import json
-from pathlib import Path
-from typing import Any
-
-import pytest
-
-from aurora.storage.local import LocalStorage
-from aurora.storage.supabase_rest import SupabaseRest
-from aurora.testing.hosted import as_role
-from tests.fixtures.faults import Done, Workplace
-from tests.fixtures.hosted import HostedServers, NewProject
 from tests.fixtures.hosted_app import make_app
-from tests.fixtures.projects import Project
-from tests.fixtures.storage_projects import StorageProject
-from tests.fixtures.storage_server import StorageServer
+from tests.fixtures.storage_ground import Ground, give_bytes, last
 
-pytest_plugins = ["tests.fixtures.backups", "tests.fixtures.hosted"]
-
-
-class Ground:
-    """Two projects on two servers with their Storages, and a directory with an aurora.toml."""
-
-    def __init__(self, tmp_path: Path, servers: HostedServers, new_project: NewProject) -> None:
-        self.made: list[StorageProject] = []
-        for letter in ("a", "b"):
-            dsn = new_project(servers.get(17, letter, supautils=True))
-            blobs = tmp_path / f"blobs-{letter}"
-            blobs.mkdir()
-            server = StorageServer(as_role(dsn, "supabase_storage_admin"), blobs)
-            (tmp_path / f"key-{letter}").write_text(f"{server.secret_key}\n")
-            self.made.append(
-                StorageProject(dsn, as_role(dsn, "supabase_admin"), server,
-                               SupabaseRest(server.url, server.service_key))
-            )  # fmt: skip
-        self.source, self.target = self.made
-        for name in ("one", "two"):
-            (tmp_path / name).write_text(f"a passphrase for tests {name}\n")
-        (tmp_path / "one").write_text("a passphrase for tests\n")
-        (tmp_path / "two").write_text("another passphrase for tests\n")
-        for path in tmp_path.iterdir():
-            if path.is_file():
-                path.chmod(0o600)
-        project = Project.create(LocalStorage(tmp_path / "a"), LocalStorage(tmp_path / "b"))
-        self.place = Workplace(tmp_path, self.source.dsn, project)
-        self.configure()
-
-    def configure(self, *, source_key: bool = True, target_key: bool = True) -> None:
-        """Write aurora.toml."""
-        self.place.point(self.source.dsn)
-        path = self.place.directory / "aurora.toml"
-        text = path.read_text()
-        if source_key:
-            keys = f'storage_url = "{self.source.server.url}"\nstorage_key = {{file = "key-a"}}\n'
-            text = text.replace("[source]\n", f"[source]\n{keys}")
-        if target_key:
-            text += f'\n[target]\nstorage_url = "{self.target.server.url}"\n'
-            text += 'storage_key = {file = "key-b"}\n'
-        path.write_text(text)
-
-    def run(self, *words: str, code: int = 0) -> Done:
-        """A command that ends so, and shows no key."""
-        done = self.place.run(*words)
-        assert done.code == code, done.out + done.err
-        for one in self.made:
-            assert one.server.secret_key not in done.out + done.err
-        return done
-
-
-@pytest.fixture
-def ground(tmp_path: Path, hosted_servers: HostedServers, new_project: NewProject) -> Any:
-    """The ground, cleared after the test."""
-    made = Ground(tmp_path, hosted_servers, new_project)
-    yield made
-    for one in made.made:
-        one.client.close()
-        one.server.close()
-
-
-def give_bytes(source: StorageProject) -> None:
-    """The app's rows were made by SQL: put the bytes that they tell of, and let ids stay."""
-    for (bucket, name), row in source.rows().items():
-        data = f"bytes of {bucket}/{name}".encode()
-        source.put(bucket, name, data, content_type=row[7], user_metadata=json.dumps(row[5] or {}))
-
-
-def last(done: Done) -> dict[str, Any]:
-    """The summary of a command with --json."""
-    return dict(json.loads(done.out.splitlines()[-1]))
+pytest_plugins = ["tests.fixtures.backups", "tests.fixtures.hosted", "tests.fixtures.objects"]
 
 
 def test_whole_project_into_a_fresh_one(ground: Ground) -> None:

@@ -1,17 +1,24 @@
 """Objects of a backup into a project: bytes, rows, buckets, and once more after a stop."""
 
+import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aurora.errors import Cancelled, UsageError
+from aurora.operations.backup import BackupOptions
+from aurora.operations.content import Backup
 from aurora.operations.reports import ObjectsRestored
 from aurora.operations.restore_objects import (
     ObjectsPlan,
     plan_objects,
     run_objects,
 )
+from aurora.operations.seal import create_sealed
+from aurora.repository.sealed import Identities, Recipients, new_identity
+from aurora.repository.sealed_door import SealedRepository
 from tests.fixtures.projects import Project
 from tests.fixtures.storage_projects import NewStorageProject, StorageProject
 from tests.fixtures.storage_server import Answer, Request
@@ -191,3 +198,30 @@ def test_without_a_database(project: Project, new_storage_project: NewStoragePro
     assert report.is_complete
     assert report.rows_set == 0
     assert target.rows()["b", "o"][5:] == source.rows()["b", "o"][5:]
+
+
+def test_sealed_backup_has_the_files_too(
+    project: Project, new_storage_project: NewStorageProject, tmp_path: Path
+) -> None:
+    """Opened with the identity alone, every object is there; it shares nothing."""
+    source, target = new_storage_project(), new_storage_project()
+    source.fill(40)
+    source.put("documents", "large", os.urandom(9_000_000))
+    project.backup(source.dsn, objects=source.source())
+    identity = tmp_path / "identity.txt"
+    public = new_identity(identity)
+    made = create_sealed(
+        source.dsn,
+        project.repository,
+        BackupOptions(database="app", objects=source.source()),
+        recipients=Recipients.parse([public]),
+        open_mirror=None,
+        sink=project.events.append,
+    )
+    assert made.objects is not None
+    assert (made.objects.objects, made.objects.read) == (41, 41)
+    sealed = SealedRepository(project.primary, Identities.read([identity]))
+    backup = Backup(sealed, sealed.resolve("latest", "app"))
+    plan = ObjectsPlan(backup, target.client, dsn=target.dsn, jobs=4)
+    assert run_objects(plan_objects(plan)).is_complete
+    assert target.contents() == source.sums()

@@ -7,18 +7,18 @@ from datetime import timedelta
 
 import pytest
 
-from aurora.errors import AuroraError, ObjectDamaged
+from aurora.errors import AuroraError, ObjectDamaged, RepositoryLocked
 from aurora.events import Event, Warned
 from aurora.repository.candidates import write_candidates
 from aurora.repository.catalog import BackupEntry
-from aurora.repository.collector import Collected, collect
+from aurora.repository.collector import CLAIM, Collected, collect
 from aurora.repository.door import Repository
 from aurora.repository.keys import Passphrase
 from aurora.repository.layout import ObjectType
 from aurora.repository.leases import Lease
 from aurora.repository.mirror import MirrorView, replicate
 from aurora.repository.verify import Level, verify
-from aurora.storage.base import Storage
+from aurora.storage.base import ObjectInfo, Storage
 from aurora.storage.memory import MemoryStorage
 from aurora.testing.faulty_storage import Fault, FaultyStorage, Killed, Kind
 from tests.fixtures.clocks import TestClock, timed_storage
@@ -379,3 +379,42 @@ def test_ages_are_the_storages() -> None:
     storage.objects[chunk] = (stored, later)
     collected(repository, old)
     assert chunk in storage.objects
+
+
+def test_on_a_secondary_one_collector_gives_way() -> None:
+    """What is copied again there has the name it had: two at once could take it."""
+    primary, secondary, clock, repository, mirror = _pair()
+    old = backup(repository, payloads(1), day=1)
+    replicate(primary, mirror)
+    clock.turn(days=3)
+    other = mirror.ground().lease(CLAIM, ttl_seconds=3600)
+    other.begin()
+    other.stop()
+    there = _on_mirror(secondary)
+    with pytest.raises(RepositoryLocked, match="another prune"):
+        collected(there, old)
+    assert [entry.id for entry in there.backups()] == [old.id]
+    clock.turn(minutes=61)
+    assert collected(there, old).objects == 4
+
+
+def test_a_list_that_is_finished_meanwhile_deletes_nothing_more() -> None:
+    """Between the second look and the deletes another collector was done with it."""
+    storage, _, repository, old, _ = _old_and_new()
+    with repository.write("db"):
+        collected(repository, old)
+    [published] = names(storage, "gc/")
+
+    class Late(FaultyStorage):
+        """Loses the list when it is looked for, as if another collector had been done."""
+
+        def head(self, name: str) -> ObjectInfo:
+            if name == published:
+                storage.delete([name])
+            return super().head(name)
+
+    late = Late(storage)
+    assert collected(reopen(late)).objects == 2
+    first = [call.operation for call in late.calls if call.name.startswith(("gc/", "chunks/"))]
+    # Nothing went before it had a list of its own.
+    assert first.index("delete") > first.index("put")

@@ -229,6 +229,20 @@ def test_a_piece_that_an_incremental_holds_too_goes() -> None:
     assert kept([*items[:3], broken]) == {"full-30", "stream-3", "stream-2", "incremental-1"}
 
 
+def test_pieces_that_a_longer_piece_holds_too_go() -> None:
+    """A stream gathers its pieces; where it may not delete, the old ones stay until a prune."""
+    items = [
+        full(30, lsn=100),
+        part(3, 100, 150, "full-30", "stream"),
+        part(2, 150, 200, "full-30", "stream"),
+        part(1, 100, 200, "full-30", "stream"),
+        part(0.5, 100, 200, "full-30", "stream"),
+        part(0.25, 200, 200, "full-30", "stream"),
+        full(0, lsn=200),
+    ]
+    assert kept(items) == {"full-30", "stream-0.5", "stream-0.25", "full-0"}
+
+
 def test_what_cannot_be_read_stays_while_anything_older_does() -> None:
     """It may be a part of what they need."""
     items = [

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aurora.errors import StorageUnavailable
+from aurora.errors import AuroraError, StorageUnavailable
 from aurora.events import discard
 from aurora.schedule import Rule, parse_rule
 from aurora.scheduler import state as state_module
@@ -131,6 +131,27 @@ def test_an_unreadable_state_is_put_aside(tmp_path: Path) -> None:
     (tmp_path / "schedule.json").write_text('{"full": {"handled"')
     assert State(tmp_path)["full"] == JobState()
     assert (tmp_path / "schedule.unreadable").exists()
+
+
+def test_a_disk_that_takes_no_more_stops_no_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is to be remembered stays in memory, is told of once, and is stored when it can be."""
+    told: list[AuroraError] = []
+    state = State(tmp_path, told.append)
+    state.update("full", runs=1)
+
+    def full(_path: Path, _text: str) -> None:
+        raise AuroraError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state_module, "write_durably", full)
+        state.update("full", runs=2)
+        state.update("full", runs=3)
+        assert (state["full"].runs, len(told)) == (3, 1)
+        assert State(tmp_path)["full"].runs == 1
+    state.update("incremental", runs=1)
+    assert State(tmp_path)["full"].runs == 3
 
 
 # A year --------------------------------------------------------------------------------------

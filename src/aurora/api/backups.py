@@ -14,6 +14,7 @@ from aurora.operations import verify as verify_operation
 from aurora.operations.backup import BackupReport
 from aurora.operations.coverage import Coverage
 from aurora.operations.log_state import INCREMENTAL
+from aurora.operations.prune import Marks, marks_of
 from aurora.operations.seal import create_sealed
 from aurora.operations.verify import Healed, Verified
 from aurora.repository import mirror
@@ -84,9 +85,24 @@ def list_backups(
     sink: EventSink = discard,
 ) -> list[BackupEntry]:
     """The backups on a storage, oldest first, without the pieces of log that a stream stored."""
+    return list_with_marks(aurora, storage=storage, all_databases=all_databases, sink=sink)[0]
+
+
+def list_with_marks(
+    aurora: Aurora,
+    *,
+    storage: str = "primary",
+    all_databases: bool = False,
+    sink: EventSink = discard,
+) -> tuple[list[BackupEntry], dict[str, Marks]]:
+    """The backups on a storage, and by their ids what is held or removed.
+
+    Under ``all`` stands what holds every backup of the database.
+    """
     repository = aurora.open_for_reading(storage, sink=sink)
     found = repository.backups(None if all_databases else aurora.database)
-    return [entry for entry in found if entry.type != STREAM]
+    entries = [entry for entry in found if entry.type != STREAM]
+    return entries, marks_of(repository, None if all_databases else aurora.database)
 
 
 def replicate(aurora: Aurora, *, sink: EventSink = discard) -> ReplicationReport:

@@ -1,6 +1,6 @@
 """The objects of a project's Storage: one to a file, one, a bucket or all to a project."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aurora.api.audit import recorded
@@ -21,13 +21,14 @@ def save_object(
     output: Path,
     *,
     storage: str = "primary",
+    identity: Sequence[Path] = (),
     sink: EventSink = discard,
 ) -> ObjectEntry:
     """Write the object ``bucket/name`` of a backup to a file.
 
     Raises: see :func:`aurora.operations.restore_objects.save_object`.
     """
-    repository, backup = opened(aurora, backup_id, storage, sink)
+    repository, backup = opened(aurora, backup_id, storage, sink, identity)
     with (
         recorded(
             aurora, "restore", "backup restore-object", sink,
@@ -49,6 +50,7 @@ def restore_objects(
     path: str = "",
     target: str | None = None,
     storage: str = "primary",
+    identity: Sequence[Path] = (),
     confirm: Callable[[ObjectsPlan], None] | None = None,
     sink: EventSink = discard,
 ) -> ObjectsRestored:
@@ -67,7 +69,7 @@ def restore_objects(
             hint="Give it by AURORA_TARGET_STORAGE_KEY_FILE (or _COMMAND), with the project's URL "
             "as AURORA_TARGET_STORAGE_URL; for the source itself AURORA_SOURCE_STORAGE_KEY_FILE.",
         )
-    repository, backup = opened(aurora, backup_id, storage, sink)
+    repository, backup = opened(aurora, backup_id, storage, sink, identity)
     plan = operation.plan_objects(
         ObjectsPlan(
             backup,

@@ -5,7 +5,7 @@ from aurora.api.common import reports_directory, state_directory
 from aurora.events import EventSink, discard
 from aurora.operations import status as operation
 from aurora.operations.coverage import Coverage, Covered
-from aurora.operations.measured import restores_in
+from aurora.operations.measured import reported
 from aurora.operations.status import Goals, StatusOptions, StatusReport
 from aurora.operations.status_judge import judge
 from aurora.schedule import Rule
@@ -35,7 +35,8 @@ def status_options(aurora: Aurora) -> StatusOptions:
             "secondary": secondary.price if secondary is not None else None,
         },
         max_wal=settings.stream.max_wal,
-        measured=tuple(restores_in(reports_directory(aurora))),
+        measured=tuple(reported(reports_directory(aurora))),
+        state=state_directory(aurora),
         covered=_covered(aurora),
     )
 

@@ -1,9 +1,10 @@
 """Pruning by retention, and holding backups against it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Literal
 
+from aurora.api.audit import recorded
 from aurora.errors import AuroraError, Incomplete, RepositoryNotFound, UsageError
 from aurora.events import EventSink, discard
 from aurora.operations import prune as operation
@@ -32,13 +33,15 @@ def plan_prune(
     Raises: see :func:`aurora.operations.prune.plan_prune`.
     """
     place = _place(aurora, storage)
+    repository = aurora.open_for_collecting(place)
     options = PruneOptions(
         database=aurora.database,
         policy=policy_of(aurora, place),
         undelete=timedelta(seconds=aurora.settings.retention.undelete),
         allow_many=allow_many,
+        verified=operation.newest_verified(repository, aurora.database, place, sink=sink),
     )
-    return operation.plan_prune(aurora.open_for_collecting(place), place, options, sink=sink)
+    return operation.plan_prune(repository, place, options, sink=sink)
 
 
 def prune(
@@ -61,15 +64,22 @@ def prune(
     plan.require_moderate()
     if confirm is not None:
         confirm(plan)
-    return run_prune(plan, sink=sink)
+    return run_prune(aurora, plan, sink=sink)
 
 
-def run_prune(plan: PrunePlan, *, sink: EventSink = discard) -> PruneReport:
+def run_prune(aurora: Aurora, plan: PrunePlan, *, sink: EventSink = discard) -> PruneReport:
     """Do what a plan of :func:`plan_prune` says. Raises as :func:`prune`."""
-    return operation.run_prune(plan, sink=sink)
+    with recorded(aurora, "prune", "backup prune", sink, storage=plan.place) as note:
+        note.repository = _primary(aurora, plan)
+        report = operation.run_prune(plan, sink=sink)
+        note.facts |= report.document()
+        note.write = report.did_something
+    return report
 
 
-def hold_backup(aurora: Aurora, backup_id: str, *, why: str) -> dict[str, str]:
+def hold_backup(
+    aurora: Aurora, backup_id: str, *, why: str, sink: EventSink = discard
+) -> dict[str, str]:
     """Protect a backup, or with ``all`` every one, from removal, on each storage that has it.
 
     Returns the storages and the backup's id.
@@ -78,12 +88,16 @@ def hold_backup(aurora: Aurora, backup_id: str, *, why: str) -> dict[str, str]:
         UsageError: no reason. RepositoryNotFound: no storage has the backup.
         Incomplete: it is held on one storage, the other could not be asked.
     """
-    return _on_each(
-        aurora, lambda repository: operation.hold(repository, aurora.database, backup_id, why)
-    )
+
+    def work(repository: Repository) -> str:
+        return operation.hold(repository, aurora.database, backup_id, why)
+
+    return _on_each(aurora, "backup hold", work, {"backup": backup_id, "why": why}, sink)
 
 
-def release_backup(aurora: Aurora, backup_id: str, *, why: str = "") -> dict[str, str]:
+def release_backup(
+    aurora: Aurora, backup_id: str, *, why: str = "", sink: EventSink = discard
+) -> dict[str, str]:
     """End every hold on a backup, or with ``all`` those on the whole database.
 
     Returns and raises as :func:`hold_backup`; RepositoryNotFound also where nothing holds it.
@@ -92,17 +106,19 @@ def release_backup(aurora: Aurora, backup_id: str, *, why: str = "") -> dict[str
     def work(repository: Repository) -> str:
         return operation.release(repository, aurora.database, backup_id, why)[0].backup
 
-    return _on_each(aurora, work)
+    return _on_each(aurora, "backup release", work, {"backup": backup_id, "why": why}, sink)
 
 
-def undelete_backup(aurora: Aurora, backup_id: str) -> dict[str, str]:
+def undelete_backup(aurora: Aurora, backup_id: str, *, sink: EventSink = discard) -> dict[str, str]:
     """Keep a removed backup, on each storage where it is removed. A hold keeps it from then on.
 
     Returns and raises as :func:`hold_backup`; UsageError where it is not removed.
     """
-    return _on_each(
-        aurora, lambda repository: operation.undelete(repository, aurora.database, backup_id)
-    )
+
+    def work(repository: Repository) -> str:
+        return operation.undelete(repository, aurora.database, backup_id)
+
+    return _on_each(aurora, "backup undelete", work, {"backup": backup_id}, sink)
 
 
 def policy_of(aurora: Aurora, place: Place) -> Policy:
@@ -131,24 +147,45 @@ def _place(aurora: Aurora, storage: str) -> Place:
     )
 
 
-def _on_each(aurora: Aurora, work: Callable[[Repository], str]) -> dict[str, str]:
+def _primary(aurora: Aurora, plan: PrunePlan) -> Repository | None:
+    """Where the record of a run is put; without the primary it waits on this machine."""
+    if plan.place == "primary":
+        return plan.repository
+    try:
+        return aurora.open_primary()
+    except AuroraError:
+        return None
+
+
+def _on_each(
+    aurora: Aurora,
+    operation_name: str,
+    work: Callable[[Repository], str],
+    facts: Mapping[str, str],
+    sink: EventSink,
+) -> dict[str, str]:
     """Storage -> backup id, where it could be done. One that lacks the backup is passed over."""
     done: dict[str, str] = {}
     failed: dict[str, AuroraError] = {}
-    for place in prune_places(aurora):
-        try:
-            repository = aurora.open_primary() if place == "primary" else aurora.open_secondary()
-            done[place] = work(repository)
-        except AuroraError as why:
-            failed[place] = why
-    hard = {where: error for where, error in failed.items() if not _lacks(error)}
-    if not done:
-        raise next(iter((hard or failed).values()))
-    for where, error in hard.items():
-        raise Incomplete(
-            f"done on the {', '.join(done)}, not on the {where}: {error.message}",
-            hint=f"{error.hint} Then run it again.".strip(),
-        )
+    with recorded(aurora, "prune", operation_name, sink, **facts) as note:
+        for place in prune_places(aurora):
+            try:
+                if place == "primary":
+                    repository = note.repository = aurora.open_primary()
+                else:
+                    repository = aurora.open_secondary()
+                done[place] = work(repository)
+            except AuroraError as why:
+                failed[place] = why
+        note.facts["done"] = done
+        hard = {where: error for where, error in failed.items() if not _lacks(error)}
+        if not done:
+            raise next(iter((hard or failed).values()))
+        for where, error in hard.items():
+            raise Incomplete(
+                f"done on the {', '.join(done)}, not on the {where}: {error.message}",
+                hint=f"{error.hint} Then run it again.".strip(),
+            )
     return done
 
 

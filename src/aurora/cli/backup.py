@@ -13,6 +13,7 @@ from aurora.errors import Incomplete
 from aurora.operations.backup import BackupReport
 from aurora.operations.incremental import described
 from aurora.operations.objects import ObjectsReport
+from aurora.operations.prune import Marks
 from aurora.repository.catalog import BackupEntry
 from aurora.units import format_count, format_duration, format_size
 
@@ -120,7 +121,7 @@ def list_backups(
     """List the backups, oldest first."""
     with surface(json) as shown:
         aurora = run.load(context, sink=shown.sink)
-        entries = api.list_backups(
+        entries, marks = api.list_with_marks(
             aurora, storage=storage, all_databases=all_databases, sink=shown.sink
         )
         rows = [
@@ -131,7 +132,7 @@ def list_backups(
                 clock.isoformat(entry.created_at),
                 "?" if entry.stored_bytes is None else format_size(entry.stored_bytes),
                 "?" if entry.objects is None else format_count(entry.objects),
-                entry.damage or "",
+                _remarks(entry, marks.get(entry.id)),
             )
             for entry in entries
         ]
@@ -144,17 +145,41 @@ def list_backups(
                 )
             )
         shown.summary(
-            {"operation": "backup list", "backups": [_listed(entry) for entry in entries]},
+            {
+                "operation": "backup list",
+                "backups": [_listed(entry, marks.get(entry.id)) for entry in entries],
+                "held": marks["all"].held if "all" in marks else [],
+            },
             [
+                *(f"everything is held: {why}" for why in marks.get("all", Marks()).held),
                 f"{len(entries)} backups"
                 if entries
-                else "no backups yet; run `aurora backup create`"
+                else "no backups yet; run `aurora backup create`",
             ],
         )
 
 
-def _listed(entry: BackupEntry) -> dict[str, Any]:
-    return {**asdict(entry), "backup_id": entry.id, "created_at": clock.isoformat(entry.created_at)}
+def _listed(entry: BackupEntry, marks: Marks | None) -> dict[str, Any]:
+    return {
+        **asdict(entry),
+        "backup_id": entry.id,
+        "created_at": clock.isoformat(entry.created_at),
+        "held": marks.held if marks else [],
+        "removed_at": marks.removed_at if marks else None,
+        "elsewhere": marks.elsewhere if marks else False,
+    }
+
+
+def _remarks(entry: BackupEntry, marks: Marks | None) -> str:
+    found = [entry.damage or ""]
+    if marks is not None:
+        found += [f"held: {why}" for why in marks.held]
+        if marks.removed_at is not None:
+            at = clock.isoformat(marks.removed_at.replace(microsecond=0))
+            found.append(f"removed at {at}, `undelete` keeps it")
+        if marks.elsewhere:
+            found.append("on the secondary only")
+    return "; ".join(filter(None, found))
 
 
 @backup.command("replicate")

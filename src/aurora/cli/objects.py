@@ -9,7 +9,7 @@ from aurora import api
 from aurora.cli import context as run
 from aurora.cli.prompts import confirm
 from aurora.cli.render import Surface, plan, surface
-from aurora.cli.restore import BackupId, Json, Storage, Yes
+from aurora.cli.restore import BackupId, Identity, Json, Storage, Yes
 from aurora.errors import Incomplete
 from aurora.operations.reports import ObjectsRestored
 from aurora.operations.restore_objects import ObjectsPlan
@@ -30,6 +30,7 @@ def restore_object(
     ] = None,
     target: Target = None,
     storage: Storage = "primary",
+    identity: Identity = None,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
@@ -38,7 +39,13 @@ def restore_object(
         aurora = run.load(context, sink=shown.sink)
         if output is not None:
             entry = api.save_object(
-                aurora, path, backup_id, output, storage=storage, sink=shown.sink
+                aurora,
+                path,
+                backup_id,
+                output,
+                storage=storage,
+                identity=identity or (),
+                sink=shown.sink,
             )
             shown.summary(
                 {
@@ -62,6 +69,7 @@ def restore_object(
             path=path,
             target=target,
             storage=storage,
+            identity=identity or (),
             confirm=lambda chosen: _confirm(shown, chosen, yes=yes),
             sink=shown.sink,
         )
@@ -74,6 +82,7 @@ def restore_bucket(
     backup_id: BackupId,
     target: Target = None,
     storage: Storage = "primary",
+    identity: Identity = None,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
@@ -89,6 +98,7 @@ def restore_bucket(
             bucket="" if bucket == "*" else bucket,
             target=target,
             storage=storage,
+            identity=identity or (),
             confirm=lambda chosen: _confirm(shown, chosen, yes=yes),
             sink=shown.sink,
         )

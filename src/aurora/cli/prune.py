@@ -48,7 +48,7 @@ def prune(
                 continue
             plan.require_moderate()
             _ask(plan, yes=yes)
-            report = api.run_prune(plan, sink=shown.sink)
+            report = api.run_prune(aurora, plan, sink=shown.sink)
             done.append({**plan.document(), **report.document()})
             lines += _did(report)
         shown.summary({"operation": "backup prune", "dry_run": dry_run, "storages": done}, lines)
@@ -128,7 +128,9 @@ def hold(
     With `all` in place of an id nothing is removed at all: for an incident or a doubt.
     """
     with surface(json) as shown:
-        done = api.hold_backup(run.load(context, sink=shown.sink), backup_id, why=why)
+        done = api.hold_backup(
+            run.load(context, sink=shown.sink), backup_id, why=why, sink=shown.sink
+        )
         _tell(shown, "hold", done, "is held")
 
 
@@ -140,7 +142,9 @@ def release(
 ) -> None:
     """End every hold on a backup; with `all`, those on the whole database."""
     with surface(json) as shown:
-        done = api.release_backup(run.load(context, sink=shown.sink), backup_id, why=why)
+        done = api.release_backup(
+            run.load(context, sink=shown.sink), backup_id, why=why, sink=shown.sink
+        )
         _tell(shown, "release", done, "is released")
 
 
@@ -151,7 +155,7 @@ def undelete(
 ) -> None:
     """Keep a backup that `prune` removed and has not deleted yet. It is held from then on."""
     with surface(json) as shown:
-        done = api.undelete_backup(run.load(context, sink=shown.sink), backup_id)
+        done = api.undelete_backup(run.load(context, sink=shown.sink), backup_id, sink=shown.sink)
         _tell(shown, "undelete", done, "is kept, and held until `aurora backup release`")
 
 

@@ -15,7 +15,7 @@ from aurora.errors import AuroraError, IntegrityError, UnsupportedRepository
 from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded, Warned
 from aurora.operations.content import Backup, WriterStore, remembered_sums, write_body
 from aurora.operations.log_state import INCREMENTAL, Anchor
-from aurora.operations.objects import ObjectsReport, ObjectsRun, SourceObjects
+from aurora.operations.objects import ObjectsReport, ObjectsRun, SourceObjects, WriterKeeper
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
 from aurora.repository.ids import SEALED, STREAM, new_backup_id
@@ -159,7 +159,13 @@ def create_backup(
             options.database, level=options.level, distrusted=options.distrusted
         ) as writer,
         ObjectsRun(
-            dsn, writer, repository, options.database, options.objects, sink=sink, cancel=cancel
+            dsn,
+            WriterKeeper(writer),
+            repository,
+            options.database,
+            options.objects,
+            sink=sink,
+            cancel=cancel,
         ) as objects,
     ):
         store = WriterStore(

@@ -57,7 +57,7 @@ from aurora.operations.log_state import (
     slot_break,
     tables_read_again,
 )
-from aurora.operations.objects import ObjectsRun
+from aurora.operations.objects import ObjectsRun, WriterKeeper
 from aurora.operations.stream_lock import ask_stream, stream_runs
 from aurora.postgres.errors import translated
 from aurora.postgres.server import open_control
@@ -185,7 +185,7 @@ def _incremental(
         with (
             repository.write(options.database, level=options.level) as writer,
             ObjectsRun(
-                dsn, writer, repository, options.database, options.objects,
+                dsn, WriterKeeper(writer), repository, options.database, options.objects,
                 sink=sink, cancel=cancel,
             ) as objects,
         ):  # fmt: skip

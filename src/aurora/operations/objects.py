@@ -40,6 +40,7 @@ from aurora.postgres.server import open_control
 from aurora.repository.door import Ref, Repository
 from aurora.repository.ids import APART, STREAM
 from aurora.repository.layout import ObjectType
+from aurora.repository.writer import Writer
 from aurora.storage.limit import Rate
 from aurora.storage.retry import Patience
 from aurora.storage.supabase_rest import SupabaseRest
@@ -81,24 +82,46 @@ class ObjectsReport:
         return not (self.left_out or self.lost or self.newer)
 
 
-class ObjectsWriter(Protocol):
-    """Takes what a run reads: a repository's writer, or a sealed backup's."""
+class Keeper(Protocol):
+    """Where a run puts objects' bytes and the pages that list them. Threads share it."""
 
-    def put(self, type: ObjectType, payload: Buffer, /) -> Ref:  # noqa: A002 - the API's word
-        """Keep *payload*, from any thread."""
+    def put_bytes(self, data: Buffer) -> Stored: ...
+    def put_page(self, data: Buffer) -> Stored: ...
+    def may_name(self, stored: Stored) -> bool:
+        """Whether the backup may name what an earlier one stored."""
 
-    def is_reusable(self, ref: Ref, /) -> bool:
-        """Whether what an earlier backup holds may be named by this one."""
+
+class WriterKeeper:
+    """Into a repository's shared objects. Remembers which of them the backup names."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def put_bytes(self, data: Buffer) -> Stored:
+        return self._put(ObjectType.OBJECT, data)
+
+    def put_page(self, data: Buffer) -> Stored:
+        return self._put(ObjectType.TABLE, data)
+
+    def may_name(self, stored: Stored) -> bool:
+        return self._writer.is_reusable(Ref(stored.object, stored.raw))
+
+    def _put(self, kind: ObjectType, data: Buffer) -> Stored:
+        ref = self._writer.put(kind, data)
+        return Stored(ref.name, ref.raw)
 
 
 class ObjectsRun:
-    """The Storage's part of one backup run. A context manager: it keeps a file on disk."""
+    """The Storage's part of one backup run. A context manager: it keeps a file on disk.
+
+    *repository*: whose earlier backups may hold the bytes; None where nothing is shared.
+    """
 
     def __init__(
         self,
         dsn: str,
-        writer: ObjectsWriter,
-        repository: Repository,
+        keeper: Keeper,
+        repository: Repository | None,
         database: str,
         source: SourceObjects,
         *,
@@ -107,7 +130,7 @@ class ObjectsRun:
     ) -> None:
         self.report = ObjectsReport()
         self._dsn = dsn
-        self._writer = writer
+        self._keeper = keeper
         self._repository = repository
         self._database = database
         self._source = source
@@ -196,12 +219,14 @@ class ObjectsRun:
 
     def _remember(self) -> None:
         """Hold what the newest backup holds, as far as it may be named again."""
-        before = newest_with_objects(self._repository, self._database, self._sink)
+        if self._repository is None:
+            return
+        before = newest_with_objects(self._repository, self._database)
         if before is None or before.body.storage is None:
             return
         try:
             for page in pages(before):
-                good = [self._writer.is_reusable(Ref(p.object, p.raw)) for p in page.packs]
+                good = [self._keeper.may_name(pack) for pack in page.packs]
                 for entry in page.entries:
                     if not entry.note and all(good[piece.pack] for piece in entry.pieces):
                         self._hold(entry, page)
@@ -238,7 +263,7 @@ class ObjectsRun:
         done = Collector(
             self._source.client,
             self._catalogue,
-            self._put,
+            self._keeper.put_bytes,
             self._source.jobs,
             Rate(self._source.max_rate),
             self._sink,
@@ -256,10 +281,6 @@ class ObjectsRun:
                 )
             )
         return done
-
-    def _put(self, data: Buffer) -> Stored:
-        ref = self._writer.put(ObjectType.OBJECT, data)
-        return Stored(ref.name, ref.raw)
 
     def _write(self, url: str) -> StoragePart:
         """The pages, and what is told of all of them."""
@@ -297,10 +318,10 @@ class ObjectsRun:
         for pack in page.packs:
             self._uses[pack.object] = pack.raw
         payload = msgspec.json.encode(ObjectPage(tuple(page.packs), tuple(page.entries)))
-        ref = self._writer.put(ObjectType.TABLE, payload)
-        self._uses[ref.name] = ref.raw
+        stored = self._keeper.put_page(payload)
+        self._uses[stored.object] = stored.raw
         first = page.entries[0]
-        return PageRef(ref.name, ref.raw, len(page.entries), first.bucket, first.name)
+        return PageRef(stored.object, stored.raw, len(page.entries), first.bucket, first.name)
 
     def _tell(self) -> None:
         report = self.report
@@ -376,9 +397,8 @@ def _told(note: str) -> str:
     )
 
 
-def newest_with_objects(repository: Repository, database: str, sink: EventSink) -> Backup | None:
+def newest_with_objects(repository: Repository, database: str) -> Backup | None:
     """The newest readable backup that holds objects of the Storage."""
-    del sink
     looked = 0
     for entry in reversed(repository.backups(database)):
         if entry.type in (*APART, STREAM):

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from aurora import clock
 from aurora.errors import AuroraError, IntegrityError, RepositoryNotFound, UsageError
 from aurora.events import Advanced, EventSink, Noted, PhaseBegun, PhaseEnded, Warned
+from aurora.operations import audit
 from aurora.operations.content import Backup
 from aurora.repository import removals as removal_lists
 from aurora.repository.catalog import BackupEntry, entry_of
@@ -27,10 +29,12 @@ from aurora.repository.layout import CONTENT_TYPES, ObjectType, backup_name
 from aurora.repository.refs import Refs
 from aurora.repository.removals import FLOOR, Removal, read_removals, removed_at
 from aurora.repository.retention import Item, LogRange, Policy, Verdict, decide, removes_too_much
+from aurora.repository.verify import Level
 from aurora.units import plural
 
 _LOOKING = "looking at backups"
 _READERS = 8
+_LOOKED_BACK = 1000  # records of verifications and recovery tests, newest first
 _BEHIND = timedelta(minutes=5)
 
 
@@ -95,6 +99,7 @@ class PrunePlan:
     frozen: tuple[Hold, ...]  # of whole databases: nothing is removed or collected
     removals: tuple[Removal, ...]
     too_much: bool
+    clock_behind: bool = False  # ours: everything looks younger than it is
 
     @property
     def to_announce(self) -> tuple[Row, ...]:
@@ -139,6 +144,13 @@ class PruneReport:
     frozen: list[str] = field(default_factory=list)  # why
     undelete_until: str = ""  # for what was announced now
     seconds: float = 0.0
+
+    @property
+    def did_something(self) -> bool:
+        """Whether anything changed on the storage."""
+        collected = self.collected
+        deleted = collected is not None and bool(collected.backups or collected.objects)
+        return bool(deleted or self.announced or self.undone)
 
     def document(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -185,7 +197,8 @@ def plan_prune(
         rows += [Row(database, verdict, entries[verdict.item.id].stored_bytes,
                      gone.get(verdict.item.id)) for verdict in verdicts]  # fmt: skip
     sink(PhaseEnded(_LOOKING, plural(len(rows), "backup")))
-    if newest is not None and newest > moment + _BEHIND:
+    clock_behind = newest is not None and newest > moment + _BEHIND
+    if clock_behind:
         told = "this machine's clock is behind the storage's: it keeps backups for longer"
         sink(Warned("clock-behind", told, "Set the clock."))
     standing = [row.verdict for row in rows if row.decision != "removed"]
@@ -197,6 +210,7 @@ def plan_prune(
         tuple(hold for hold in holds if hold.backup == ALL),
         tuple(lists),
         removes_too_much(standing),
+        clock_behind,
     )
 
 
@@ -218,7 +232,8 @@ def run_prune(plan: PrunePlan, *, sink: EventSink) -> PruneReport:
     if plan.frozen:
         sink(Noted(f"nothing is removed while a hold is on {', '.join(report.frozen)}"))
         return report
-    _take_back(plan, report)
+    if not plan.clock_behind:  # else it is kept for a reason that is wrong
+        _take_back(plan, report)
     _announce(plan, report)
     repository = plan.repository
     ground = repository.ground()
@@ -232,6 +247,52 @@ def run_prune(plan: PrunePlan, *, sink: EventSink) -> PruneReport:
     _tidy(plan)
     report.seconds = time.monotonic() - begun
     return report
+
+
+def newest_verified(
+    repository: Repository, database: str, place: str, *, sink: EventSink
+) -> frozenset[str]:
+    """The newest backup on *place* that was wholly verified or recovered, by the audit trail."""
+    there = {entry_id for of, entry_id in repository.catalog_alone().names() if of == database}
+    trail = audit.entries(repository, kinds=("verify", "recovery-test"), sink=sink)
+    for entry in islice(trail, _LOOKED_BACK):
+        facts = entry.facts
+        backup = str(facts.get("backup") or facts.get("backup_id") or "")
+        whole = entry.kind != "verify" or (
+            facts.get("level") == str(Level.FULL)
+            and not facts.get("subset")
+            and not facts.get("ended_early")
+        )
+        on_place = facts.get("storage", "primary") == place
+        if entry.outcome == audit.OK and whole and on_place and backup in there:
+            return frozenset({backup})
+    return frozenset()
+
+
+@dataclass(slots=True)
+class Marks:
+    """What a list tells of a backup beside what it is."""
+
+    held: list[str] = field(default_factory=list)  # why
+    removed_at: datetime | None = None  # when its removal was announced
+    elsewhere: bool = False  # it is on the secondary only, which keeps it for longer
+
+
+def marks_of(repository: Repository, database: str | None) -> dict[str, Marks]:
+    """Backup id, or ``all``, -> what is held or removed, or on the secondary only."""
+    storage, signer = repository.storage, repository.signer
+    found: dict[str, Marks] = {}
+    for one in read_holds(storage, signer, database):
+        found.setdefault(one.backup, Marks()).held.append(one.why)
+    for removal in read_removals(storage, signer, database):
+        for backup in removal.backups:
+            mark = found.setdefault(backup, Marks())
+            mark.removed_at = min(removal.at, mark.removed_at or removal.at)
+    here = {backup for _, backup in repository.catalog_alone().names(database)}
+    for entry in repository.backups(database):
+        if entry.id not in here:
+            found.setdefault(entry.id, Marks()).elsewhere = True
+    return found
 
 
 def hold(repository: Repository, database: str, text: str, why: str) -> str:

@@ -10,7 +10,6 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import msgspec
@@ -35,7 +34,7 @@ from aurora.repository import canonical
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Ref, Repository
 from aurora.repository.ids import SEALED, new_backup_id
-from aurora.repository.layout import ObjectType, part_name
+from aurora.repository.layout import part_name
 from aurora.repository.mirror import MirrorView
 from aurora.repository.sealed import SUFFIX, Recipients
 from aurora.repository.sealed_door import INDEX
@@ -44,20 +43,6 @@ from aurora.version import __version__
 
 SCRIPT = f"restore.sh{SUFFIX}"
 """The part that restores the others without Aurora."""
-
-
-class _Objects:
-    """Takes the bytes of a project's Storage. Nothing of an earlier backup is named."""
-
-    def __init__(self, store: "PartStore") -> None:
-        self._store = store
-
-    def put(self, _type: ObjectType, payload: Buffer, /) -> Ref:
-        stored = self._store.put(payload)
-        return Ref(stored.object, stored.raw)
-
-    def is_reusable(self, _ref: Ref, /) -> bool:
-        return False
 
 
 @dataclass(slots=True)
@@ -101,6 +86,18 @@ class PartStore:
             self._parts.append(ref)
         return ref
 
+    def put_bytes(self, data: Buffer) -> Stored:
+        """Bytes of Storage objects."""
+        return self.put(data)
+
+    def put_page(self, data: Buffer) -> Stored:
+        """A page of the list of Storage objects."""
+        return self.put(data)
+
+    def may_name(self, stored: Stored) -> bool:  # noqa: ARG002
+        """Never: a sealed backup shares nothing."""
+        return False
+
     def recall(self, kind: str, stored: tuple[Stored, ...], offset: int) -> RowsSum | None:  # noqa: ARG002
         return None
 
@@ -134,27 +131,20 @@ def create_sealed(
     report = BackupReport(type=SEALED, database=options.database)
     before = previous_backup(repository, options.database, sink)
     cancel = threading.Event()
-    with ExitStack() as stack:
-        writer = stack.enter_context(repository.write(options.database, level=options.level))
-        store = PartStore(writer, made)
-        objects = stack.enter_context(
-            ObjectsRun(
-                dsn,
-                _Objects(store),
-                repository,
-                options.database,
-                options.objects,
-                sink=sink,
-                cancel=cancel,
-            )
-        )
+    with (
+        repository.write(options.database, level=options.level) as writer,
+        ObjectsRun(
+            dsn, store := PartStore(writer, made), None, options.database, options.objects,
+            sink=sink, cancel=cancel,
+        ) as objects,
+    ):  # fmt: skip
+        objects.copy_ahead()
 
         def accept(held: HeldSnapshot) -> None:
             accept_source(held, before, options)
             objects.see(held)
 
         try:
-            objects.copy_ahead()
             snapshot, data = export(
                 dsn,
                 store,
@@ -172,7 +162,6 @@ def create_sealed(
             sink(PhaseBegun("making durable"))
             writer.flush()
             _describe(report, snapshot, data)
-            report.take_objects(objects)
             _put_descriptions(store, made, snapshot, data, storage, report, options)
             writer.flush()
         except BaseException:
@@ -193,6 +182,7 @@ def create_sealed(
             },
             uses=parts,
         )
+        report.take_objects(objects)
         report.committed(entry, writer.stats)
     report.seconds = time.monotonic() - begun
     sink(PhaseEnded("making durable", f"backup {entry.id} is complete on the primary"))
@@ -226,14 +216,9 @@ def _put_descriptions(
     options: BackupOptions,
 ) -> None:
     body = Body(
-        engine=ENGINE,
-        aurora=__version__,
-        data=tuple(data),
-        snapshot=snapshot,
-        label=options.label,
-        figures=_figures(report),
+        ENGINE, __version__, tuple(data), snapshot, label=options.label, figures=_figures(report),
         storage=storage,
-    )
+    )  # fmt: skip
     commit = {"backup": made.backup_id, "database": made.database}
     script = restore_script(
         snapshot, data, backup=made.backup_id, database=made.database, sums=store.sums()

@@ -4,9 +4,11 @@ Everything is looked at, nothing is changed, and what cannot be reached is part 
 with the source down it tells of the backups, with a storage down of the other one.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from aurora import clock
@@ -15,7 +17,8 @@ from aurora.errors import AuroraError, RepositoryNotFound
 from aurora.events import EventSink, discard
 from aurora.operations.coverage import Covered
 from aurora.operations.findings import Finding, Level
-from aurora.operations.measured import Measured
+from aurora.operations.keys import Proofs
+from aurora.operations.measured import Measured, newest, recorded
 from aurora.operations.slot_health import DEFAULT_LIMIT, SlotHealth
 from aurora.operations.status_source import Rpo, SourceLook, look_at_source, rpo_now
 from aurora.operations.status_storage import StorageLook, compare_copies, look_at_storage
@@ -25,6 +28,7 @@ from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
 from aurora.repository.ids import STREAM
 from aurora.repository.mirror import MirrorView
+from aurora.repository.slots import SlotInfo
 from aurora.schedule import Rule
 from aurora.storage.base import Storage
 
@@ -70,6 +74,7 @@ class StatusOptions:
     measured: tuple[Measured, ...] = ()
     covered: Mapping[str, Covered] = field(default_factory=dict)  # by place
     max_wal: int = DEFAULT_LIMIT  # bytes that the slot may keep
+    state: Path | None = None  # where this machine keeps what it knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +172,11 @@ def look(
     _look_at_source(subject, report, options)
     report.backups = list(_types(entries, options, now))
     _look_at_storages(subject, report, options, entries if repository is not None else None)
-    _take_measured(report, options.measured)
+    measured = [*options.measured]
+    if repository is not None and options.state is not None:
+        measured += _recorded(repository, options, report, sink)
+        report.key_slots_unproven = list(_unproven(subject, repository, Proofs(options.state)))
+    report.measured, report.last_test = newest(measured)
     report.covered = dict(options.covered)
     for job, rule in options.schedule.items():
         if (due := rule.next_after(now)) is not None:
@@ -275,10 +284,29 @@ def _to_be_copied(entries: Iterable[BackupEntry], now: datetime) -> Iterable[tup
             yield entry.id, entry.created_at
 
 
-def _take_measured(report: StatusReport, measured: Iterable[Measured]) -> None:
-    whole = sorted((one for one in measured if one.is_whole), key=lambda one: one.at)
-    report.last_test = whole[-1] if whole else None
-    report.measured = next((one for one in reversed(whole) if one.ok), None)
+def _recorded(
+    repository: Repository, options: StatusOptions, report: StatusReport, sink: EventSink
+) -> list[Measured]:
+    """What the audit trail tells of restores and tests; its damage is another command's."""
+    assert options.state is not None
+    since = report.at - timedelta(seconds=options.goals.proven)
+    try:
+        return recorded(repository, options.state, since=since, sink=sink)
+    except AuroraError:
+        return []
+
+
+def _unproven(subject: Subject, repository: Repository, proofs: Proofs) -> Iterator[str]:
+    """Key slots whose secret nobody was seen to have; passphrases are in use all the time."""
+    places: list[tuple[Place, Callable[[], Iterable[SlotInfo]]]] = [("primary", repository.slots)]
+    if subject.has_secondary:
+        places.append(("secondary", lambda: subject.open_secondary_view().slots()))
+    for place, slots in places:
+        with suppress(AuroraError):
+            for one in slots():
+                if one.genuine and one.kind != "passphrase" and not proofs.of(one.id):
+                    label = f" {one.label!r}" if one.label else ""
+                    yield f"{one.kind}{label} of the {place} ({one.id[:8]})"
 
 
 def shown_moment(moment: datetime) -> str:

@@ -30,7 +30,7 @@ def judge(report: StatusReport, options: StatusOptions) -> StatusReport:
             warning(
                 "keys-unproven",
                 f"never proven to open anything: {listed(report.key_slots_unproven)}",
-                "Try each recovery code and passphrase once, before the day it is needed.",
+                "Try each once with `aurora key test`, before the day that it is needed.",
             )
         )
     report.findings.sort(key=lambda one: -_RANK[one.level])
@@ -192,11 +192,13 @@ def _of_measured(report: StatusReport, goals: Goals) -> Iterator[Finding]:
     if not report.window.spans:
         return
     if last is not None and not last.ok:
-        yield failed(
+        make = failed if last.speaks_against else warning
+        yield make(
             "restore-failed",
-            f"the last {last.kind}, {ago((report.at - last.at).total_seconds())}, failed: "
+            f"the last {last.kind}, {ago((report.at - last.at).total_seconds())}, says: "
             f"{last.detail}",
-            "See its report in aurora.reports, mend the cause and test again.",
+            "Its report is in aurora.reports and in `aurora audit show`. Mend the cause and test "
+            "again.",
         )
     if good is None:
         yield warning("never-proven", "no restore of these backups was ever proven", test)

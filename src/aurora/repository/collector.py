@@ -6,22 +6,26 @@ removed backups alone needed. In this order, and the order is what makes it safe
 1. mark what is named by nothing, and put the list of it as ``gc/<id>``: from now on no
    writer that begins reuses any of it;
 2. *then* look at the leases: writers that began before may have seen it, and are waited for;
-3. read all refs again and take out what they name by now;
+3. read all refs again and take out what they name by now; is the list still there?
 4. delete what is left;
 5. and only then delete the list.
 
 Nothing is kept in memory between runs: a list that is there is gone on with, by whichever
 collector comes next, so a run may end (or die) at any point and none ever waits idly. Time is a
 second net: nothing younger than 48 hours by the storage's clock is deleted.
+
+On a secondary a content that is copied again gets the name it had, so two collectors at once
+could take what was just put. There a collector claims the storage by a lease, and gives way.
 docs/format.md, "Leases and collection", is normative.
 """
 
 import secrets
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from aurora.errors import IntegrityError, ObjectDamaged
+from aurora.errors import IntegrityError, ObjectDamaged, RepositoryLocked
 from aurora.events import Advanced, EventSink, PhaseBegun, PhaseEnded, Warned, discard
 from aurora.repository.candidates import read_candidates, write_candidates
 from aurora.repository.catalog import Catalog
@@ -39,7 +43,7 @@ from aurora.repository.layout import (
     refs_name,
     sid8,
 )
-from aurora.repository.leases import TTL_SECONDS
+from aurora.repository.leases import TTL_SECONDS, Lease
 from aurora.repository.presence import stored_size
 from aurora.repository.refs import Refs
 from aurora.repository.removals import FLOOR
@@ -50,6 +54,10 @@ PHASE = "collecting"
 SLACK = timedelta(minutes=10)
 """A writer whose lease is so much younger than a candidate list has read the list."""
 
+CLAIM = "collect"
+"""The purpose of a collector's lease; no other run is waited for because of one."""
+
+_CLAIM_SECONDS = 3600.0
 _BATCH = 1000
 _MOST = 500_000  # names of one list; the rest is for the next run
 _LISTED = (*CONTENT_TYPES, ObjectType.SEALED, ObjectType.SESSION, ObjectType.REFS)
@@ -92,26 +100,59 @@ def collect(
 
     Raises:
         ObjectDamaged: a manifest without readable refs; nothing may be collected then.
+        RepositoryLocked: another collector is at work on a secondary, or this one fell asleep.
         StorageDenied: the credentials may not delete.
         StorageError.
     """
     sink(PhaseBegun(PHASE, None, "objects"))
-    run = _Run(ground, catalog, min_age, sink)
-    run.collect(expired)
+    with _claimed(ground) as claim:
+        run = _Run(ground, catalog, min_age, claim, sink)
+        run.collect(expired)
     done = run.report
     told = f"{plural(len(done.backups), 'backup')} and {plural(done.objects, 'object')} removed"
     sink(PhaseEnded(PHASE, f"{told}, {format_size(done.stored_bytes)}"))
     return done
 
 
+@contextmanager
+def _claimed(ground: Ground) -> Iterator[Lease | None]:
+    """A lease that no other collector has beside it; None where none is needed.
+
+    Of two that claim at once at most one sees no other: both may give way.
+    """
+    if not ground.names_are_fixed:
+        yield None
+        return
+    claim = ground.lease(CLAIM, ttl_seconds=_CLAIM_SECONDS)
+    claim.begin()
+    try:
+        now = ground.clock()
+        others = [one for one in _leases(ground, now)
+                  if one.is_alive and one.is_claim and one.sid != claim.sid]  # fmt: skip
+        if others:
+            raise RepositoryLocked(
+                f"another prune is at work on {ground.own.url}, or died less than an hour ago",
+                hint="Nothing was deleted. Run it again later.",
+            )
+        yield claim
+    finally:
+        claim.end()
+
+
 class _Run:
     def __init__(
-        self, ground: Ground, catalog: Catalog, min_age: timedelta, sink: EventSink
+        self,
+        ground: Ground,
+        catalog: Catalog,
+        min_age: timedelta,
+        claim: Lease | None,
+        sink: EventSink,
     ) -> None:
         self._ground = ground
         self._view = ground.view
         self._catalog = catalog
         self._min_age = min_age
+        self._claim = claim
         self._sink = sink
         self._now = ground.clock()  # before anything is looked at: all ages err to the young side
         self.report = Collected()
@@ -218,8 +259,12 @@ class _Run:
             self.report.waiting += len(names)
             self.report.leases = max(self.report.leases, len(waited_for))
             return names
-        self._delete(self._second_look(names))
-        self._retire(published)
+        garbage = self._second_look(names)
+        # Gone meanwhile: another collector finished with it. It keeps no writer off any more,
+        # and what was named at that one's look, and is not at ours, may be in use again.
+        if stored_size(self._ground.own, published.name) is not None:
+            self._delete(garbage)
+            self._ground.own.delete([published.name])
         return frozenset()
 
     def _read(self, published: ObjectInfo) -> frozenset[str]:
@@ -246,7 +291,9 @@ class _Run:
         return [
             lease.sid
             for lease in _leases(self._ground, self._now)
-            if lease.is_alive and lease.begun_at <= published.modified_at + SLACK
+            if lease.is_alive
+            and not lease.is_claim
+            and lease.begun_at <= published.modified_at + SLACK
         ]
 
     def _second_look(self, names: Collection[str]) -> list[ObjectInfo]:
@@ -256,14 +303,13 @@ class _Run:
     def _delete(self, garbage: list[ObjectInfo]) -> None:
         for at in range(0, len(garbage), _BATCH):
             batch = garbage[at : at + _BATCH]
+            if self._claim is not None:
+                self._claim.require_fresh()
             self._view.delete([info.name for info in batch])
             self.report.objects += len(batch)
             self.report.stored_bytes += sum(info.size for info in batch)
             told = f"{format_count(self.report.objects)} deleted"
             self._sink(Advanced(PHASE, self.report.objects, told))
-
-    def _retire(self, published: ObjectInfo) -> None:
-        self._ground.own.delete([published.name])
 
     def _tidy(self) -> None:
         """Leases that are over, and what trials of the storage left."""
@@ -281,6 +327,7 @@ class _LeaseState:
     sid: bytes
     begun_at: datetime  # by the storage's clock
     is_alive: bool
+    is_claim: bool  # a collector's
     objects: tuple[ObjectInfo, ...]
 
 
@@ -299,19 +346,17 @@ def _leases_in(place: Storage, ground: Ground, now: datetime) -> Iterator[_Lease
         done = marks.get("done")
         beats = [info for mark, info in marks.items() if mark != "done"] or list(marks.values())
         newest = max(beats, key=lambda info: info.modified_at)
-        over = done is not None and _document(place, ground, done) is not None
+        is_over = done is not None and _document(place, ground, done) is not None
+        document = {} if is_over else _document(place, ground, newest) or {}
+        seconds = document.get("ttl_seconds")
+        ttl = timedelta(seconds=seconds if isinstance(seconds, int) else TTL_SECONDS)
         yield _LeaseState(
             sid,
-            min(info.modified_at for info in beats),
-            not over and now - newest.modified_at <= _time_to_live(place, ground, newest),
-            tuple(marks.values()),
+            begun_at=min(info.modified_at for info in beats),
+            is_alive=not is_over and now - newest.modified_at <= ttl,
+            is_claim=document.get("purpose") == CLAIM,
+            objects=tuple(marks.values()),
         )
-
-
-def _time_to_live(place: Storage, ground: Ground, beat: ObjectInfo) -> timedelta:
-    document = _document(place, ground, beat) or {}
-    seconds = document.get("ttl_seconds", TTL_SECONDS)
-    return timedelta(seconds=seconds if isinstance(seconds, int) else TTL_SECONDS)
 
 
 def _document(place: Storage, ground: Ground, info: ObjectInfo) -> dict[str, object] | None:

@@ -14,7 +14,7 @@ from datetime import datetime
 from aurora.errors import IntegrityError, StorageError
 from aurora.repository.candidates import all_candidates
 from aurora.repository.layout import PROBE
-from aurora.repository.leases import Lease
+from aurora.repository.leases import TTL_SECONDS, Lease
 from aurora.repository.reader import ObjectReader
 from aurora.repository.sessions import new_session
 from aurora.repository.signer import Signer
@@ -34,18 +34,20 @@ class Ground:
         own: the storage itself: leases and candidate lists.
         signers: the storage's own first, then others that may hold leases on it.
         stored_name: the primary's name -> the name on the storage itself.
+        names_are_fixed: a content that is put again gets the name it had, as on a secondary.
     """
 
     view: Storage
     own: Storage
     signers: tuple[Signer, ...] = field(repr=False)
     stored_name: Callable[[str], str] = _same
+    names_are_fixed: bool = False
 
     @property
     def signer(self) -> Signer:
         return self.signers[0]
 
-    def lease(self, purpose: str) -> Lease:
+    def lease(self, purpose: str, *, ttl_seconds: float = TTL_SECONDS) -> Lease:
         """A lease on this storage, not begun yet."""
         return Lease(
             self.own,
@@ -53,6 +55,7 @@ class Ground:
             repository_id=self.signer.repository_id,
             mac_key=self.signer.mac_key,
             purpose=purpose,
+            ttl_seconds=ttl_seconds,
         )
 
     def lease_places(self) -> Iterator[Storage]:

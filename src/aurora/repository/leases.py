@@ -57,6 +57,11 @@ class Lease:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
+    @property
+    def sid(self) -> bytes:
+        """The id that its names begin with."""
+        return self._sid
+
     def begin(self) -> None:
         """Put the first heartbeat and keep putting them from a thread. Raises StorageError."""
         self.beat()

@@ -9,6 +9,7 @@ Which logs a kept backup needs is told by positions: a *log part* holds the chan
 position to another of one history, and a full may have a place in it to begin from.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -111,7 +112,7 @@ def decide(
         UsageError: the policy keeps nothing.
     """
     policy.require_something()
-    chosen = sorted(items, key=lambda item: (item.stored_at, item.sequence, item.id))
+    chosen = sorted(items, key=_order)
     if not chosen:
         return []
     decision = _Decision(chosen, policy, min(now, newest or chosen[-1].stored_at))
@@ -131,13 +132,16 @@ def likely_kept(
         return set()
     reference = min(now, chosen[-1][2])
     begin = reference - policy.window
-    before = [at for _, kind, at in chosen if kind == FULL and at <= begin][-2:]
+    before = [at for _, kind, at in chosen if kind == FULL and at <= begin]
+    has_log = any(kind not in _ALONE for _, kind, _ in chosen)
+    fulls = before[-2 if has_log else -1 :]
+    since = {FULL: min(fulls, default=begin), SEALED: reference, SAFETY: reference}
     newest = {kind: one for one, kind, _ in chosen if kind != SAFETY}
     return set(newest.values()) | {
         one
         for one, kind, at in chosen
         if reference - at < policy.age_of(kind)
-        or (kind not in (SEALED, SAFETY) and at >= min(before, default=begin))
+        or at >= since.get(kind, min(before[-2:], default=begin))
     }
 
 
@@ -302,20 +306,49 @@ def _log(item: Item) -> LogRange:
 
 
 def _repeated(items: Sequence[Item]) -> dict[str, str]:
-    """Pieces of log -> the incremental that holds all of their log once more."""
+    """Pieces of log -> a later part that holds all of their log once more.
+
+    An earlier one does not tell until when nothing more happened.
+    """
     found: dict[str, str] = {}
-    whole = [i for i in items if i.type == INCREMENTAL and i.is_part and i.is_whole]
-    for item in items:
-        if not item.is_part or item.type == INCREMENTAL:
+    by_history: dict[tuple[object, ...], _Covers] = {}
+    for item in sorted(items, key=_order, reverse=True):
+        if not item.is_part:
             continue
-        log = _log(item)
-        for other in whole:
-            held = _log(other)
-            inside = held.from_lsn <= log.from_lsn and log.to_lsn <= held.to_lsn
-            if held.history == log.history and inside and other is not item:
-                found[item.id] = other.id
-                break
+        later = by_history.setdefault(_log(item).history, _Covers())
+        other = later.holder_of(_log(item))
+        if other is not None and item.type != INCREMENTAL:
+            found[item.id] = other
+        if other is None and item.is_whole:
+            later.add(_log(item), item.id)
     return found
+
+
+class _Covers:
+    """Ranges of which none lies within another: both ends rise from one to the next."""
+
+    def __init__(self) -> None:
+        self._begins: list[int] = []
+        self._ends: list[int] = []
+        self._ids: list[str] = []
+
+    def holder_of(self, log: LogRange) -> str | None:
+        """A range that *log* lies within."""
+        at = bisect_right(self._begins, log.from_lsn) - 1
+        return self._ids[at] if at >= 0 and self._ends[at] >= log.to_lsn else None
+
+    def add(self, log: LogRange, item_id: str) -> None:
+        """One that lies within none; it takes the place of those within it."""
+        first = bisect_left(self._begins, log.from_lsn)
+        last = bisect_right(self._ends, log.to_lsn)
+        for values, value in (
+            (self._begins, log.from_lsn), (self._ends, log.to_lsn), (self._ids, item_id),
+        ):  # fmt: skip
+            values[first : max(first, last)] = [value]  # type: ignore[list-item]
+
+
+def _order(item: Item) -> tuple[datetime, int, str]:
+    return item.stored_at, item.sequence, item.id
 
 
 def _stretches(items: Iterable[Item]) -> list[_Stretch]:

@@ -79,7 +79,8 @@ def _kinds(root: type[AuroraError]) -> Iterator[type[AuroraError]]:
 _BY_CODE = {kind.code: kind for kind in _kinds(AuroraError)}
 # Not retryable at once, but a later try may find it otherwise.
 _WORTH_A_RETRY = (AuroraError, errors.SourceError, errors.StorageError, errors.StorageFull,
-                  errors.TargetError, errors.Incomplete)  # fmt: skip
+                  errors.TargetError, errors.Incomplete, errors.Inconclusive,
+                  errors.EnvironmentUnfit)  # fmt: skip
 
 
 class FileLock:

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Protocol
 
 from aurora import clock
-from aurora.errors import AuroraError, Cancelled, Incomplete
+from aurora.errors import AuroraError, Cancelled, GoalMissed, Incomplete
 from aurora.events import EventSink, Noted, Warned
 from aurora.scheduler.child import ChildResult, FileLock, run_child
 from aurora.scheduler.jobs import AFTER_BACKUP, BACKUPS, Job, Retries
 from aurora.scheduler.lease import Gate, Grant, Permission
 from aurora.scheduler.state import JobState, State
 from aurora.units import format_duration
+
+# The main thing is done; a part of it is not, or a recovery was right and slower than the goal.
+_PARTLY = (Incomplete.exit_code, GoalMissed.exit_code)
 
 
 class Watcher(Protocol):
@@ -80,7 +83,7 @@ class Runner:
     def run(
         self, job: Job, due: datetime, stop: threading.Event, *, claim: bool = True
     ) -> JobState:
-        """Run *job* for *due*, once; what its state is then. Raises AuroraError on a full disk."""
+        """Run *job* for *due*, once; what its state is then."""
         if why := self._options.unavailable(job):
             return self._skip(job, due, why)
         try:
@@ -127,7 +130,7 @@ class Runner:
             )
             if result.stopped and result.exit_code != 0:
                 return self._stopped(job, result)
-            done = result.exit_code in (0, Incomplete.exit_code)
+            done = result.exit_code == 0 or result.exit_code in _PARTLY
         except KeyboardInterrupt:
             self._stopped(job, ChildResult(Cancelled.exit_code, 0.0, stopped=True))
             raise
@@ -151,7 +154,7 @@ class Runner:
         """What a run, or a failure to begin one, means."""
         if result.ok:
             return self._end(job, due, "ok", result)
-        if result.exit_code == Incomplete.exit_code:
+        if result.exit_code in _PARTLY:
             message = result.message or "a part of it is not done"
             return self._end(job, due, "partly", result, message=message)
         before = self._state[job.name]

@@ -14,10 +14,10 @@ from aurora.api.common import state_directory
 from aurora.api.overview import schedule_of
 from aurora.config.secrets import SecretRef
 from aurora.config.settings import PingSettings
-from aurora.events import EventSink, discard
+from aurora.events import EventSink, Warned, discard
 from aurora.notify.deliver import Target
 from aurora.notify.desk import Desk
-from aurora.notify.notices import Severity
+from aurora.notify.notices import Notice, Severity
 from aurora.notify.pings import Pings
 from aurora.notify.templates import Templates
 from aurora.operations.findings import Level
@@ -46,8 +46,6 @@ _DIGEST_SECONDS = 30.0
 class LongLived(Aurora):
     """Opens the repositories once an hour: each opening derives a key, which is slow on purpose."""
 
-    _opened: dict[str, tuple[float, Repository | MirrorView]]
-
     def open_primary(self) -> Repository:
         found = self._held("primary", super().open_primary)
         assert isinstance(found, Repository)
@@ -68,6 +66,9 @@ class LongLived(Aurora):
     ) -> Repository | MirrorView:
         with self._lock:
             held = self.__dict__.setdefault("_opened", {})
+            lock = self.__dict__.setdefault("_opening", {}).setdefault(name, threading.Lock())
+        # One that does not answer must keep nobody from the other.
+        with lock:
             if name not in held or time.monotonic() - held[name][0] > _HELD_SECONDS:
                 held[name] = (time.monotonic(), opening())
             found: Repository | MirrorView = held[name][1]
@@ -109,6 +110,7 @@ class Daemon:
     def start(self) -> None:
         """Begin in the background. Raises AuroraError where nothing can be remembered."""
         seed(self.state, self.rules, lambda: _newest(self.aurora), clock.now())
+        self._tell("the daemon began", f"It runs what is due: {', '.join(self.rules)}.")
         self.worker.start()
         if self.keeper is not None:
             self.keeper.start()
@@ -123,7 +125,12 @@ class Daemon:
             one.start()
         for one in stopping:
             one.join()
+        self._tell("the daemon ended", "It was told to; nothing runs until it is started again.")
         self.close()
+
+    def _tell(self, subject: str, message: str) -> None:
+        facts = {"message": message}
+        self.desk.tell(Notice("daemon", "daemon", Severity.INFO, subject, facts), clock.now())
 
     def look(self) -> None:
         """Look at everything; tell what is wrong or right again."""
@@ -165,7 +172,9 @@ class Daemon:
 def set_up(aurora: Aurora, config: Path, known: Known, sink: EventSink) -> Daemon:
     """Build everything; nothing is begun. Raises UsageError, AuroraError."""
     settings = aurora.settings
-    state = State(state_directory(aurora))
+    state = State(
+        state_directory(aurora), lambda error: sink(Warned(error.code, error.message, error.hint))
+    )
     retries = Retries(settings.schedule.retries, settings.schedule.retry_delay)
     rules = rules_of(aurora)
     desk, pings = set_up_desk(aurora, sink), Pings(switches(aurora), sink)

@@ -47,8 +47,16 @@ class JobState:
 class State:
     """The jobs' states in one directory. Threads may share it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self, directory: Path, trouble: Callable[[AuroraError], None] = lambda _: None
+    ) -> None:
+        """*trouble* hears when the disk takes no more: what is to be remembered stays in memory.
+
+        Backups to a storage elsewhere go on then; a restart may do something again.
+        """
         self.directory = directory
+        self._trouble = trouble
+        self._stored = True
         self._path = directory / "schedule.json"
         self._lock = threading.RLock()
         self._jobs: dict[str, JobState] = self._load()
@@ -64,14 +72,23 @@ class State:
     def update(
         self, job: str, change: Callable[[JobState], JobState] | None = None, **fields: Any
     ) -> JobState:
-        """Change a job's state, durably. Raises AuroraError where the disk takes no more."""
+        """Change a job's state, durably where the disk takes it."""
         with self._lock:
             before = self._jobs.get(job, JobState())
             after = replace(change(before) if change else before, **fields)
-            if after != before or job not in self._jobs:
+            if after != before or job not in self._jobs or not self._stored:
                 self._jobs[job] = after
-                self._store()
+                self._keep()
             return after
+
+    def _keep(self) -> None:
+        try:
+            self._store()
+            self._stored = True
+        except AuroraError as error:
+            if self._stored:
+                self._trouble(error)  # once, until it works again
+            self._stored = False
 
     def host(self) -> str:
         """This installation's id in claims: 16 hex digits, made once.

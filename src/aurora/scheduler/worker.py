@@ -24,6 +24,7 @@ from aurora.scheduler.state import State
 TICK_SECONDS = 5.0
 AGAIN_SECONDS = 20.0  # after another host was found at it
 _STALLED_TICKS = 4
+_CHORES = 4  # at once: a slow look at the storages must not hold notices back
 
 
 class Worker:
@@ -71,6 +72,7 @@ class Worker:
 
     def start(self) -> None:
         """Begin in the background."""
+        from apscheduler.events import EVENT_JOB_ERROR  # noqa: PLC0415 - slow to import
         from apscheduler.executors.pool import ThreadPoolExecutor  # noqa: PLC0415 - slow to import
         from apscheduler.schedulers.background import BackgroundScheduler  # noqa: PLC0415
 
@@ -78,7 +80,10 @@ class Worker:
         self._recover()
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
-            executors={name: ThreadPoolExecutor(1) for name in ("default", "chores", *LANES)},
+            executors={
+                "chores": ThreadPoolExecutor(_CHORES),
+                **{name: ThreadPoolExecutor(1) for name in ("default", *LANES)},
+            },
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
         self._scheduler.add_job(
@@ -90,12 +95,13 @@ class Worker:
                 self._chore, "interval", args=[chore], seconds=seconds, id=f"chore-{number}",
                 executor="chores", next_run_time=datetime.now(UTC),
             )  # fmt: skip
+        self._scheduler.add_listener(self._crashed, EVENT_JOB_ERROR)
         self._scheduler.start()
 
     def wait(self) -> None:
         """Until it is stopped by a signal (KeyboardInterrupt) or by :meth:`stop`.
 
-        Raises AuroraError: the state cannot be written any more.
+        Raises what a mistake of ours raised in a thread.
         """
         while not self._stop.wait(self._tick_seconds):
             if self._broken is not None:
@@ -138,9 +144,6 @@ class Worker:
             if after == before:
                 with self._lock:
                     self._not_before[name] = time.monotonic() + AGAIN_SECONDS
-        except AuroraError as error:
-            # The state cannot be written: to go on would be to forget what was done.
-            self._broken = error
         except Exception as error:
             self._broken = error
             raise
@@ -153,6 +156,13 @@ class Worker:
             chore()
         except AuroraError as error:
             self._sink(Warned(error.code, error.message, error.hint))
+
+    def _crashed(self, event: Any) -> None:
+        """A mistake of ours. Without a tick nothing runs: better to end and be started again."""
+        if event.job_id == "tick":
+            self._broken = event.exception
+        kind = type(event.exception).__name__
+        self._sink(Warned("unexpected", f"{event.job_id}: unexpected {kind}: {event.exception}"))
 
     def _recover(self) -> None:
         """Jobs that were running when an earlier daemon was killed."""
