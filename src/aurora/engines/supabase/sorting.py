@@ -31,7 +31,6 @@ _AS_SOMEBODY = re.compile(
 )
 _ABOUT = ("COMMENT", "ACL", "SECURITY LABEL")
 _OTHER_VERSION = "of another version of the service, or made by hand"
-_PLATFORMS = "the platform's own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +203,8 @@ class _Sorter:
         if not is_fresh_owner(one.owner):
             self._keep(one, unless=False)
             return
-        there = self._there.get(_key(one))
-        if there is None or there.sql != one.sql:
-            self._leave(one, f"of {one.owner}: {_PLATFORMS}")
+        if _key(one) not in self._there:
+            self._leave(one, f"of {one.owner}: the platform's own")
 
     def _place_acl(self, one: Described) -> None:
         kind, _, name = one.name.partition(" ")
