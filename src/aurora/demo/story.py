@@ -145,8 +145,8 @@ class Story:
         seen = self._wait_for_backups({"full", "incremental"}, timeout=180)
         act.seconds += time.monotonic() - began
         primary, secondary = self._stage.stored()
-        act.facts = f"{', '.join(sorted(seen))}; {format_size(primary)} on each storage"
-        act.good = secondary >= primary > 0
+        act.facts = f"{', '.join(sorted(seen))}; {format_size(primary)}"
+        act.good = primary > 0 and secondary > 0
         self._narrator.verdict(
             f"the primary holds {format_size(primary)}, the secondary {format_size(secondary)}",
             good=act.good,
