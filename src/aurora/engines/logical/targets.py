@@ -216,7 +216,7 @@ def _look_after(run: Run, base: Base, place: Place) -> Look | None:
     What only changes a publication changes no schema.
     """
     applied = place.cut.commit_lsn if place.cut else 0
-    ahead = [m for m in run.changes() if m.transaction.commit_lsn > applied]
+    ahead = [m for m in run.changes if m.transaction.commit_lsn > applied]
     for look in run.looks():
         if (
             look.sees is None
