@@ -335,6 +335,8 @@ def test_large_objects_views_and_odd_things(new_project: NewProject, project: Pr
         'CREATE TABLE "auth\'s odd schema"."a ""table""" (id serial PRIMARY KEY, "x; y" text)',
         'INSERT INTO "auth\'s odd schema"."a ""table""" ("x; y") VALUES (\'one\'), (\'two\')',
         "SELECT lo_from_bytea(0, 'bytes')",
+        "CREATE SCHEMA etl CREATE TABLE runs (id int PRIMARY KEY)",  # the platform's word, mine
+        "INSERT INTO etl.runs VALUES (1)",
         "CREATE MATERIALIZED VIEW public.emails AS SELECT id, email FROM auth.users",
         "CREATE VIEW public.with_factor AS SELECT e.* FROM public.emails e"
         " JOIN auth.mfa_factors f ON f.user_id = e.id",

@@ -37,6 +37,7 @@ from aurora.api.incident_talk import (
     close_incident,
     communicate,
     incident_report,
+    remind_of_stopped_writes,
     start_incident,
 )
 from aurora.api.incidents import (
@@ -123,6 +124,7 @@ __all__ = [
     "recovery_sheet_of",
     "rehearse",
     "release_backup",
+    "remind_of_stopped_writes",
     "remove_key",
     "replicate",
     "reports_directory",

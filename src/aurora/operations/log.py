@@ -122,7 +122,7 @@ def transactions(
         same = identity(log)
         if same != of_log:
             seen, of_log = 0, same  # positions of another server mean something else
-        reader = _Reader()
+        reader = TransactionReader()
         for segment in _worth_reading(log.segments, wanted):
             payload = repository.read(Ref(segment.object, segment.raw))
             for one in _of_segment(reader, payload, segment):
@@ -165,7 +165,9 @@ def _worth_reading(segments: tuple[Segment, ...], wanted: Filter) -> list[Segmen
     return list(segments[first:last])
 
 
-def _of_segment(reader: "_Reader", payload: bytes, segment: Segment) -> Iterator[Transaction]:
+def _of_segment(
+    reader: "TransactionReader", payload: bytes, segment: Segment
+) -> Iterator[Transaction]:
     try:
         yield from reader.read(payload)
     except (ValueError, IndexError) as error:
@@ -176,7 +178,7 @@ def _of_segment(reader: "_Reader", payload: bytes, segment: Segment) -> Iterator
         ) from error
 
 
-class _Reader:
+class TransactionReader:
     """Counts changes by transaction, across the segments of one backup."""
 
     def __init__(self) -> None:
@@ -188,6 +190,7 @@ class _Reader:
         self._messages: list[str] = []
 
     def read(self, payload: bytes) -> Iterator[Transaction]:
+        """The transactions that end in a segment. Raises ValueError, IndexError."""
         counts, kinds = self._counts, _KINDS
         rare: dict[int, Callable[[bytes], None]] = {
             pgoutput.RELATION: self._relation,

@@ -35,6 +35,7 @@ class Work:
     restore_id: str  # whose mark it is
     project: Project
     tables: tuple[Table, ...]  # services' tables whose rows wait, as the source has them
+    rows: Mapping[Name, int]  # how many of each were found when they were checked
     sequences: tuple[Sequence_, ...]  # of the services
     statements: tuple[Statement, ...]
     watching: tuple[Statement, ...]
@@ -84,7 +85,9 @@ def hand_over(conn: Connection, work: Work) -> HandedOver:
             if work.project.may_replicate:
                 conn.execute("SET LOCAL session_replication_role = replica")
             for table in in_order(work.tables, work.project.refers):
-                done.moved.append(_move(conn, table, work.project.tables[_name(table)]))
+                moved = _move(conn, table, work.project.tables[_name(table)])
+                _require_all(moved, work.rows[_name(table)])
+                done.moved.append(moved)
             conn.execute("SET LOCAL session_replication_role = DEFAULT")
             # Unchecked in the replica role.
             done.dangling = list(map(str, dangling(conn, [quoted(*_name(t)) for t in work.tables])))
@@ -140,6 +143,15 @@ def _move(conn: Connection, table: Table, there: ManagedTable) -> Moved:
             "into a new project.",
         ) from error
     return _prove(conn, table, _hashed(columns, there), name, waiting)
+
+
+def _require_all(moved: Moved, expected: int) -> None:
+    """A server that crashed after the check may have lost what waited."""
+    if moved.rows != expected:
+        raise CheckFailed(
+            f"{moved.rows} rows of {moved.table} waited to be handed over, {expected} were checked",
+            hint="Nothing of the services' tables was changed. Run the restore again.",
+        )
 
 
 def shared_columns(table: Table, there: ManagedTable) -> list[Column]:

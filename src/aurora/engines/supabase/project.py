@@ -13,8 +13,7 @@ from aurora.engines.logical.foreignkeys import may_be_replica
 from aurora.engines.logical.names import Connection, quoted
 from aurora.engines.logical.schema import Archive, Described, dump_schema
 from aurora.engines.logical.system import plain_name
-from aurora.engines.supabase.rules import MANAGED
-from aurora.engines.supabase.sorting import is_fresh_owner
+from aurora.engines.supabase.rules import MANAGED, is_fresh_owner
 from aurora.engines.supabase.staging import LOOSE_KINDS, Before, read_before, unfinished_restore
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.server import ServerFacts
@@ -150,8 +149,10 @@ def look_at_project(conn: Connection, info: ConnInfo, facts: ServerFacts) -> Pro
 def was_there(one: Described, before: Before) -> bool:
     """Whether an entry of the project's schema is older than the unfinished restore in it."""
     kind, _, subject = one.name.partition(" ")
-    if one.schema in MANAGED or is_fresh_owner(one.owner):
+    if is_fresh_owner(one.owner):
         return True
+    if one.schema in MANAGED:
+        return one.schema in before.named("SCHEMA")
     if one.entry.kind in LOOSE_KINDS:
         return one.name in before.named(one.entry.kind)
     if kind == "SCHEMA" and not one.schema:  # a grant or comment
