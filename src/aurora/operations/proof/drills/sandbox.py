@@ -300,7 +300,7 @@ def _is_alive(sandbox: Path) -> bool:
     """Whether the process that made it still runs; one that is just being made counts as well."""
     try:
         pid, started = json.loads((sandbox / _OWNER).read_text())
-        return process_start(int(pid)) == started
+        return process_start(int(pid)) == str(started)
     except FileNotFoundError:
         return time.time() - sandbox.stat().st_mtime < _NEW_SECONDS
     except (OSError, ValueError):
