@@ -9,7 +9,7 @@ import pytest
 
 from aurora.engines.supabase.handover import hand_over
 from aurora.engines.supabase.staging import LOCK
-from aurora.errors import AuroraError, TargetNotEmpty, TargetRefused
+from aurora.errors import AuroraError, CheckFailed, TargetNotEmpty, TargetRefused
 from aurora.operations.restore_project import sweep
 from aurora.postgres.conninfo import ConnInfo
 from aurora.storage.local import LocalStorage
@@ -61,7 +61,7 @@ run_restore(plan, make_safety_backup=None, sink=listen)
 
 MOMENTS = [
     ("making the schema", "begin"),
-    ("CREATE UNLOGGED TABLE", "after"),  # in the transaction that marks
+    ('CREATE TABLE "aurora_restore"."auth', "after"),  # in the transaction that marks
     ("making the schema", "end"),
     ("loading rows", "end"),
     ("making indexes", "end"),
@@ -147,7 +147,8 @@ def test_killed_after_the_last_commit_it_is_whole(
 
 
 @pytest.mark.parametrize(
-    "words", ["CREATE UNLOGGED TABLE", "setval", "ANALYZE", 'INSERT INTO "auth"."users"']
+    "words",
+    ['CREATE TABLE "aurora_restore"."auth', "setval", "ANALYZE", 'INSERT INTO "auth"."users"'],
 )
 def test_a_lost_line_leaves_the_project_as_it_was(
     kept: tuple[Project, str],
@@ -211,6 +212,23 @@ def test_a_mark_of_another_restore_is_not_finished(
         project.restore(target)
     assert run_sql(target, _SERVICES) == [(0,)]
     assert run_sql(target, _UNFINISHED) == [(1,)], "what the other does was swept away"
+
+
+def test_rows_lost_while_they_waited_are_missed(
+    kept: tuple[Project, str], new_project: NewProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash of the target empties what waits after its check: that is no finished restore."""
+    project, _ = kept
+    target = new_project()
+
+    def instead(conn: Any, work: Any) -> Any:
+        run_sql(target, 'DELETE FROM aurora_restore."auth.users"')
+        return hand_over(conn, work)
+
+    monkeypatch.setattr("aurora.operations.restore_project.hand_over", instead)
+    with pytest.raises(CheckFailed, match=r"0 rows of auth\.users waited"):
+        project.restore(target)
+    assert run_sql(target, _SERVICES) == [(0,)]
 
 
 def test_what_was_there_before_survives_the_sweep(

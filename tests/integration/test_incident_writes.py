@@ -162,6 +162,17 @@ def test_nobody_writes_whatever_way_they_try(place: Place) -> None:
     run_sql(writer, "INSERT INTO a (id) VALUES (5)")
 
 
+def test_a_table_made_after_the_plan_is_fenced_too(place: Place) -> None:
+    """Somebody deploys while the person reads what would be done."""
+    plan = place.plan()
+    run_sql(place.dsn, "CREATE TABLE newcomer (x int)")
+    report = stop.run_stop(plan, place.directory, sign=sign, sink=discard)
+    assert "public.newcomer" in report.fenced
+    statement = "SET default_transaction_read_only = off; INSERT INTO newcomer VALUES (1)"
+    assert refused(place.dsn, statement) == "25006"
+    assert place.resume().exact
+
+
 def test_both_ways_may_be_repeated(place: Place) -> None:
     """The second stop goes on with the first one's undo file; the second resume has no work."""
     before = everything(place.dsn)

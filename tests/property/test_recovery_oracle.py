@@ -36,10 +36,24 @@ from tests.fixtures.streaming import stream_process, streaming
 
 pytest_plugins = ["tests.fixtures.backups"]
 
-LONG = bool(os.environ.get("AURORA_LONG"))
-TARGETS = 220 if LONG else 20
-SECONDS = 40.0 if LONG else 5.0
-CLIENTS = 6 if LONG else 4
+
+@dataclass(frozen=True)
+class Size:
+    """How much is done."""
+
+    targets: int
+    seconds: float
+    clients: int
+    fulls: int  # after the first
+    huge_rows: int  # of 8 kB each that does not compress, in one transaction
+
+
+SIZES = [
+    pytest.param(Size(20, 5.0, 4, 1, 300), marks=pytest.mark.timeout(240), id="short"),
+    pytest.param(  # over 64 MB in one transaction: the server spills while it decodes
+        Size(220, 40.0, 6, 4, 9_000), marks=[pytest.mark.long, pytest.mark.timeout(3600)], id="long"
+    ),
+]
 
 SPECIAL = ["a", "a\tb", "a\\nb", "x\ny", "\\.", "é☃", "", "\\N", "\b\f\v\r", "u"]
 TABLES = ("account", "mark", "plain", "twin", "pair", "chosen", "part_1", "part_2")
@@ -64,7 +78,7 @@ ALTER TABLE part_1 ALTER big SET STORAGE EXTERNAL;
 CREATE TABLE keyless (a int, v text);
 CREATE TABLE untouched (id int PRIMARY KEY, v text);
 INSERT INTO untouched SELECT i, 'row ' || i FROM generate_series(1, 500) i;
-INSERT INTO account SELECT i, 1000 FROM generate_series(1, 20) i;
+INSERT INTO account SELECT i, 1000 FROM generate_series(1, 22) i;
 INSERT INTO plain (id, v, big) SELECT i, 'old', repeat(chr(97 + i % 26), 5000)
     FROM generate_series(1, 150) i;
 INSERT INTO twin SELECT i % 10, 'old', repeat('t', 4000) FROM generate_series(1, 60) i;
@@ -251,11 +265,62 @@ class Client(threading.Thread):
         else:
             conn.execute("DELETE FROM keyless WHERE a = %s", [a])
 
+    def huge(self, conn: psycopg.Connection, rows: int) -> None:
+        """One transaction that no server keeps in memory; TOAST that its later parts keep."""
+        conn.execute("BEGIN")
+        conn.execute(
+            "INSERT INTO plain (id, v, big) SELECT 10000 + i, 'huge', (SELECT string_agg(md5("
+            "(i * 1000 + j)::text), '') FROM generate_series(1, 250) j) FROM"
+            " generate_series(1, %s) i",
+            [rows],
+        )
+        conn.execute("UPDATE plain SET v = 'grown', id = id + 50000 WHERE id % 3 = 0 AND id > 9999")
+        conn.execute("DELETE FROM plain WHERE id > 9999 AND id % 7 = 0")
+        conn.execute("COMMIT")
+        conn.execute("UPDATE plain SET v = 'u' WHERE id > 50000 AND id % 5 = 0")
+        conn.execute("DELETE FROM plain WHERE id > 9999 AND id % 50 <> 0")
+
     def _truncate(self, conn: psycopg.Connection) -> None:
         names = self.random.choice(["twin", "pair", "part", "chosen", "plain", "twin, pair"])
         conn.execute("SET LOCAL lock_timeout = '150ms'")  # a backup may hold the table
         conn.execute(f"TRUNCATE {names}".encode())
         conn.execute("SET LOCAL lock_timeout = 0")
+
+
+class LongClient(Client):
+    """One whose transactions stay open until a full was taken meanwhile."""
+
+    fulls = 0  # taken so far; set by who takes them
+
+    def _transaction(self, conn: psycopg.Connection) -> None:
+        before = self.fulls
+        conn.execute("BEGIN")
+        self._plain(conn)
+        self._transfer_slowly(conn)
+        conn.execute("SAVEPOINT s")
+        self._pair(conn)
+        conn.execute(self.random.choice(["ROLLBACK TO s", "RELEASE s"]))
+        while self.fulls == before and not self.stop.is_set():
+            time.sleep(0.01)
+        conn.execute(
+            "INSERT INTO mark (client, number, balance) SELECT %s, 0, sum(balance) FROM account",
+            [self.number],
+        )
+        conn.execute(self.random.choice(["COMMIT", "COMMIT", "ROLLBACK"]))
+
+    def _transfer_slowly(self, conn: psycopg.Connection) -> None:
+        """On accounts of its own: others need not wait for it."""
+        amount = self.random.randint(-50, 50)
+        conn.execute("UPDATE account SET balance = balance - %s WHERE id = 21", [amount])
+        conn.execute("UPDATE account SET balance = balance + %s WHERE id = 22", [amount])
+
+
+class Killed(Exception):
+    """A run that ends between its commit and its acknowledgement."""
+
+
+def killed() -> None:
+    raise Killed
 
 
 @dataclass
@@ -343,44 +408,59 @@ class Streamer(threading.Thread):
             self.stop.wait(self.chance.uniform(0.0, 0.5))
 
 
-def live(project: Project, dsn: str, seed: int) -> None:
-    """Let the clients write while backups are taken, and streams begun, at random moments."""
+def live(project: Project, dsn: str, seed: int, size: Size) -> None:
+    """Let the clients write while backups are taken, and die, at random moments."""
     chance = random.Random(seed)
     options = BackupOptions(database=LABEL, jobs=1)
     stop = threading.Event()
-    clients = [Client(number, seed, dsn, stop) for number in range(CLIENTS)]
+    clients = [Client(number, seed, dsn, stop) for number in range(size.clients)]
+    slow = LongClient(size.clients, seed, dsn, stop)
     streamer = Streamer(project, dsn, seed, stop)
 
     def full() -> None:
         create_full(dsn, project.repository, options, open_mirror=None, sink=project.events.append)
+        slow.fulls += 1
 
     def incremental() -> None:
-        made = create_incremental(
-            dsn, project.repository, options, open_mirror=None, sink=project.events.append
-        )
+        dies = chance.random() < 0.2
+        try:
+            made = create_incremental(
+                dsn, project.repository, options, open_mirror=None, sink=project.events.append,
+                before_acknowledge=killed if dies else lambda: None,
+            )  # fmt: skip
+        except Killed:
+            return
         assert made.type == "incremental", made.reason
 
     for client in clients:
         client.start()
     time.sleep(0.2)
     full()
+    slow.start()
     streamer.start()
-    end = time.monotonic() + SECONDS
-    middle = False
-    while time.monotonic() < end or not streamer.streamed:
-        time.sleep(chance.random() * (1.5 if middle else 0.6))
-        if not middle and time.monotonic() > end - SECONDS / 2:
-            full()
-            middle = True
-        else:
-            incremental()
+    end = time.monotonic() + size.seconds
+    moments = sorted(end - size.seconds * chance.uniform(0.2, 0.8) for _ in range(size.fulls))
+    huge = end - size.seconds * chance.uniform(0.3, 0.7)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        while time.monotonic() < end or not streamer.streamed:
+            time.sleep(chance.random() * 0.8)
+            if huge and time.monotonic() > huge:
+                clients[0].huge(conn, size.huge_rows)
+                huge = 0.0
+            if moments and time.monotonic() > moments[0]:
+                moments.pop(0)
+                full()
+            else:
+                incremental()
     stop.set()
-    for client in clients:
+    for client in (*clients, slow):
         client.join()
     streamer.join()
     assert not streamer.problem, streamer.problem
     if seed % 2:  # else the newest changes are in pieces of a stream
-        incremental()
+        create_incremental(
+            dsn, project.repository, options, open_mirror=None, sink=project.events.append
+        )
     else:
         with streaming(project, dsn) as last:
             last.keeps(dsn)
@@ -437,22 +517,22 @@ def project(open_dir: Path) -> Project:
     return Project.create(LocalStorage(open_dir / "primary"), MemoryStorage("secondary"))
 
 
-@pytest.mark.timeout(1800 if LONG else 240)
+@pytest.mark.parametrize("size", SIZES)
 def test_recovery_equals_the_oracle(
-    project: Project, pg: EmbeddedServer, new_database: NewDatabase
+    project: Project, pg: EmbeddedServer, new_database: NewDatabase, size: Size
 ) -> None:
     """Random targets, just after, just before and between commits; and the ledger's total."""
     seed = int(os.environ.get("AURORA_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
     chance = random.Random(seed)
     source = new_database()
     begin = prepare(source)
-    live(project, source, seed)
+    live(project, source, seed, size)
     oracle = read_oracle(project, source, begin)
     first_full = project.opened(project.repository.backups(LABEL)[0].id)
     sees = snapshot_sees(first_full.snapshot.source.snapshot)
     first = 1 + max((i for i, one in enumerate(oracle.order) if sees(one.xid)), default=-1)
     bases = Counter[str]()
-    for number in range(TARGETS):
+    for number in range(size.targets):
         target, cut = choose(chance, oracle, first + 1)
         bases[_recover(project, pg, source, oracle, target, cut, f"seed {seed}, {number}")] += 1
     print(f"seed {seed}: {len(oracle.order)} transactions, {len(oracle.rows)} changes, {bases}")  # noqa: T201
@@ -491,7 +571,7 @@ def _recover(
             assert not less, f"{told}: {target}: {table} lacks {str(less)[:300]}"
         assert found["keyless"] == _reread(project, oracle, plan.point.reread["public.keyless"])
         with psycopg.connect(dsn) as conn:
-            assert conn.execute("SELECT sum(balance) FROM account").fetchone() == (20000,)
+            assert conn.execute("SELECT sum(balance) FROM account").fetchone() == (22000,)
             row = conn.execute(
                 "SELECT last_value >= (SELECT max(id) FROM mark) FROM mark_id_seq"
             ).fetchone()

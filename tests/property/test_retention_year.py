@@ -197,7 +197,7 @@ def _live(seed: int, *, days: int) -> None:
             continue  # a prune that was missed
         year.prune(now + timedelta(minutes=30))
         most = max(most, len(year.made))
-        if n % 7 == 0:
+        if n % 23 == 0:
             _check(year, now, sorted([*year.made.values(), *year.gone[-3000:]],
                                      key=lambda m: m.item.sequence))  # fmt: skip
     assert year.gone

@@ -71,7 +71,7 @@ def test_a_composite_type_that_changed() -> None:
 def test_columns_that_go_and_come() -> None:
     """By their numbers; the constant default is what the marker says, else NULL."""
     added = Column("v", "text", 4), Column("n", "text", 5)
-    change = Change("ALTER TABLE", {"7": {"4": '{"a\\"\\\\\tb,"}'}})
+    change = Change("ALTER TABLE", missing={"7": {"4": '{"a\\"\\\\\tb,"}'}})
     found = recast(_table(ID, V, W), _table(ID, W, *added), [change], [])
     assert isinstance(found, Recast)
     assert not found.is_plain
@@ -102,3 +102,10 @@ def test_tables_that_are_refused(new: Table, rewritten: list[int], why: str) -> 
     found = recast(_table(ID, V), new, [], rewritten)
     assert isinstance(found, str)
     assert why in found
+
+
+def test_a_default_that_is_told_in_two_ways() -> None:
+    """One of the two marks is not the server's."""
+    changes = [Change("ALTER TABLE", missing={"7": {"4": text}}) for text in ("{a}", "{b}")]
+    found = recast(_table(ID), _table(ID, Column("n", "text", 4)), changes, [])
+    assert found == "has a column n whose default is told in two ways"

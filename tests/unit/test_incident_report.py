@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from aurora import clock
 from aurora.errors import UsageError
 from aurora.events import discard
-from aurora.operations.incident import communicate, messages, report
+from aurora.operations.incident import communicate, messages, report, writes
 from aurora.operations.incident.messages import Message
 from aurora.operations.incident.record import Incident, Incidents
 from aurora.operations.incident.status_page import (
@@ -299,6 +301,26 @@ def test_an_empty_incident_has_a_report_too(incidents: Incidents) -> None:
     text = report.write_reports(incidents, mine, **GOALS)[0].read_text()
     assert "Nothing was recovered." in text
     assert "not measured" in text
+
+
+def test_a_status_tells_of_incidents_and_reminders_come_when_due(incidents: Incidents) -> None:
+    """Stopped writes are an error until they are resumed; drafts and open incidents a warning."""
+    incidents.open("a draft", "minor", "app", by="stream", state="draft")
+    mine = incidents.open("gone", "major", "app", by="anna")
+    assert [one.level.value for one in writes.findings(incidents)] == ["warning", "warning"]
+    mine.writes = {"state": "partly stopped", "stopped_at": "2026-11-25T14:00:00Z", "by": "anna"}
+    incidents.save(mine)
+    assert [one.code for one in writes.findings(incidents)][1] == "writes-stopped"
+    at = clock.parse("2026-11-25T14:29:59Z")
+    assert not writes.reminder_due(mine, every=1800, now=at)
+    assert writes.reminder_due(mine, every=1800, now=at + timedelta(seconds=1))
+    assert not writes.reminder_due(mine, every=0, now=at + timedelta(days=9))
+    mine.writes["reminded_at"] = "2026-11-25T14:30:00Z"
+    assert not writes.reminder_due(mine, every=1800, now=at + timedelta(seconds=9))
+    assert "PARTLY STOPPED" in writes.banner(mine, reminder=1800)
+    mine.writes["state"] = "resumed"
+    assert not writes.reminder_due(mine, every=1800, now=at + timedelta(days=9))
+    assert writes.banner(mine, reminder=1800) == ""
 
 
 def test_a_record_is_whole_or_the_one_before(incidents: Incidents) -> None:

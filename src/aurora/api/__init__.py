@@ -24,6 +24,7 @@ from aurora.api.backups import (
 )
 from aurora.api.changelog import mark_point, prepare_source, transactions
 from aurora.api.common import reports_directory
+from aurora.api.drills import drill, drills, next_drill
 from aurora.api.incident_recovery import (
     recover_rows,
     recover_table,
@@ -36,6 +37,7 @@ from aurora.api.incident_talk import (
     close_incident,
     communicate,
     incident_report,
+    remind_of_stopped_writes,
     start_incident,
 )
 from aurora.api.incidents import (
@@ -77,6 +79,7 @@ from aurora.api.retention import (
     run_prune,
     undelete_backup,
 )
+from aurora.api.security import audit_security
 from aurora.api.streaming import stream
 from aurora.repository.sealed import new_identity
 
@@ -85,9 +88,12 @@ __all__ = [
     "assess",
     "audit_entries",
     "audit_entry",
+    "audit_security",
     "close_incident",
     "communicate",
     "create_backup",
+    "drill",
+    "drills",
     "heal_backups",
     "hold_backup",
     "incident_records",
@@ -98,6 +104,7 @@ __all__ = [
     "list_with_marks",
     "mark_point",
     "new_identity",
+    "next_drill",
     "plan_point",
     "plan_prune",
     "plan_restore",
@@ -117,6 +124,7 @@ __all__ = [
     "recovery_sheet_of",
     "rehearse",
     "release_backup",
+    "remind_of_stopped_writes",
     "remove_key",
     "replicate",
     "reports_directory",

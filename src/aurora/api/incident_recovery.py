@@ -89,7 +89,7 @@ def recover_rows(
         ):
             note.repository = repository
             keys.collect(repository, aurora.database, point, sink=sink)
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             plan = rows_operation.plan_rows(
                 dsn, point, keys, directory, marker=marker, copy_table=copy_table, sink=sink
             )

@@ -6,19 +6,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from aurora import clock
 from aurora.api.audit import record
 from aurora.api.incidents import incident_records
 from aurora.config.settings import NotifyTarget
 from aurora.errors import AuroraError, Incomplete, UsageError
-from aurora.events import EventSink, discard
+from aurora.events import EventSink, Warned, discard
+from aurora.notify.deliver import Target, deliver
+from aurora.notify.notices import Severity
+from aurora.notify.templates import Message
 from aurora.operations.incident import communicate as talk
+from aurora.operations.incident import messages, writes
 from aurora.operations.incident import report as report_operation
 from aurora.operations.incident.record import Incident, Incidents, whoami
-from aurora.operations.incident.stakeholders import Stakeholder, tell
 from aurora.operations.incident.status_page import Publisher, StaticPage, Statuspage, Webhook
 from aurora.repository.door import ClosedRepository
+from aurora.repository.holds import read_holds, release_hold
 from aurora.storage.open import open_storage
-from aurora.wiring import Aurora
+from aurora.wiring import Aurora, Place
 
 Answers = Mapping[str, Sequence[str]]
 
@@ -30,6 +35,7 @@ def start_incident(
     severity: str = "major",
     text: str = "",
     source: str = "",
+    draft: str | None = None,
     publish: bool = False,
     notify: bool = False,
     by: str = "",
@@ -39,22 +45,26 @@ def start_incident(
 
     Args:
         source: how it was noticed, for the report.
+        draft: a part of the id of a draft (of an anomaly, say) that becomes the incident.
         publish: put it on the status pages that are configured.
         notify: tell the stakeholders.
 
     Raises UsageError; Incomplete where somebody could not be told: the incident is open.
     """
     book, who = incident_records(aurora), by or whoami()
-    made = book.open(title, severity, aurora.database, by=who)
+    if draft is None:
+        made = book.open(title, severity, aurora.database, by=who)
+    else:
+        made = book.adopt(draft, title, severity, by=who)
     with book.held(made) as held:
-        held.source = source
+        held.source = source or held.source
         held.before = _before(aurora)
-        draft = talk.draft(
-            book, held, "start", text=text, status="investigating", templates=_templates(aurora),
+        first = talk.draft(
+            book, held, "start", text=text, status="investigating", templates=templates_of(aurora),
             by=who,
         )  # fmt: skip
         _audit(aurora, book, held, "incident start", sink)
-        _send(aurora, book, held, draft, publish=publish, notify=notify, by=who, sink=sink)
+        _send(aurora, book, held, first, publish=publish, notify=notify, by=who, sink=sink)
         return held
 
 
@@ -78,7 +88,7 @@ def communicate(
     with book.held(found) as held:
         if text:
             draft = talk.draft(
-                book, held, "update", text=text, status=status, templates=_templates(aurora),
+                book, held, "update", text=text, status=status, templates=templates_of(aurora),
                 by=who,
             )  # fmt: skip
         else:
@@ -113,11 +123,18 @@ def close_incident(
         _answer(held, answers)
         talk.close(book, held, by=who)
         draft = talk.draft(
-            book, held, "close", text=text, status="resolved", templates=_templates(aurora), by=who
+            book,
+            held,
+            "close",
+            text=text,
+            status="resolved",
+            templates=templates_of(aurora),
+            by=who,
         )
         try:
             _send(aurora, book, held, draft, publish=publish, notify=notify, by=who, sink=sink)
         finally:
+            _release(aurora, held, sink)
             paths = _report(aurora, book, held)
             _audit(aurora, book, held, "incident close", sink, paths)
         return held, paths
@@ -169,6 +186,31 @@ def _send(
         )
 
 
+def remind_of_stopped_writes(aurora: Aurora, *, sink: EventSink = discard) -> bool:
+    """Tell the stakeholders that writes are still stopped, where that is due; whether it was.
+
+    For a daemon to call now and then.
+    """
+    book, now = incident_records(aurora), clock.now()
+    found = writes.stopping_incident(book)
+    every = aurora.settings.incident.reminder
+    if found is None or not writes.reminder_due(found, every=every, now=now):
+        return False
+    people = notifier(aurora)
+    message = messages.filled(found, "reminder", directory=templates_of(aurora))
+    lost = people("incident-reminder", found.severity, message) if people else []
+    try:
+        with book.held(found) as held:
+            held.writes["reminded_at"] = clock.isoformat(now)
+            told = f"reminded that writes are stopped{'; not told: ' if lost else ''}"
+            held.note("reminder", told + "; ".join(lost), by="the daemon")
+            book.save(held)
+    except AuroraError:
+        return False  # somebody works on the incident right now: nobody has forgotten it
+    sink(Warned("writes-stopped", message.title, message.body))
+    return True
+
+
 def publishers(aurora: Aurora, book: Incidents, sink: EventSink) -> list[Publisher]:
     """The status pages and webhooks of the settings."""
     settings, base = aurora.settings.incident, aurora.settings.base
@@ -206,14 +248,29 @@ def notifier(aurora: Aurora) -> talk.Notify | None:
           for n, one in enumerate(settings.incident.stakeholders, 1)),
         *((f"[notify] targets {n}", one) for n, one in enumerate(settings.notify.targets, 1)),
     ]  # fmt: skip
-    people = [
-        Stakeholder(name, partial(one.url.resolve, name, base=base), one.severity, one.events)
+    targets = [
+        Target(name, partial(one.url.resolve, name, base=base), Severity.of(one.severity),
+               one.events)
         for name, one in listed
-    ]
-    return partial(tell, people) if people else None
+    ]  # fmt: skip
+    if not targets:
+        return None
+
+    def tell(event: str, severity: str, message: messages.Message) -> list[str]:
+        bad = Severity.WARNING if severity == "minor" else Severity.ERROR
+        failed = []
+        for target in targets:
+            try:
+                if target.takes(event, bad):
+                    deliver(target, Message(message.title, message.body), bad)
+            except AuroraError as error:
+                failed.append(error.message)
+        return failed
+
+    return tell
 
 
-def _templates(aurora: Aurora) -> Path:
+def templates_of(aurora: Aurora) -> Path:
     return aurora.settings.base / aurora.settings.notify.templates
 
 
@@ -225,6 +282,27 @@ def _answer(held: Incident, answers: Answers | None) -> None:
 def _report(aurora: Aurora, book: Incidents, held: Incident) -> list[Path]:
     goals = aurora.settings.goals
     return report_operation.write_reports(book, held, rpo_goal=goals.rpo, rto_goal=goals.rto)
+
+
+def _release(aurora: Aurora, held: Incident, sink: EventSink) -> None:
+    """End the holds that an anomaly of this incident has placed; those of people stay."""
+    if held.first("anomaly") is None:
+        return
+    places: list[Place] = ["primary", *(["secondary"] if aurora.has_secondary else [])]  # type: ignore[list-item]
+    for place in places:
+        try:
+            repository = aurora.open_primary() if place == "primary" else aurora.open_secondary()
+            for one in read_holds(repository.storage, repository.signer, aurora.database):
+                if one.why == f"incident {held.id}":
+                    release_hold(repository.storage, repository.signer, one, "incident closed")
+        except AuroraError as error:
+            sink(
+                Warned(
+                    "hold-stays",
+                    f"retention is still on hold on the {place}: {error.message}",
+                    "End it: aurora backup release all",
+                )
+            )
 
 
 def _before(aurora: Aurora) -> dict[str, Any]:

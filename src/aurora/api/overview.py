@@ -2,9 +2,11 @@
 
 from aurora import clock
 from aurora.api.common import reports_directory, state_directory
+from aurora.api.incidents import incident_records
 from aurora.events import EventSink, discard
 from aurora.operations import status as operation
 from aurora.operations.coverage import Coverage, Covered
+from aurora.operations.incident import writes
 from aurora.operations.measured import reported
 from aurora.operations.status import Goals, StatusOptions, StatusReport
 from aurora.operations.status_judge import judge
@@ -15,7 +17,9 @@ from aurora.wiring import Aurora
 def status(aurora: Aurora, *, sink: EventSink = discard) -> StatusReport:
     """Look at backups, source and storages. What cannot be reached is part of the report."""
     options = status_options(aurora)
-    return judge(operation.look(aurora, options, now=clock.now(), sink=sink), options)
+    report = operation.look(aurora, options, now=clock.now(), sink=sink)
+    report.findings += writes.findings(incident_records(aurora))
+    return judge(report, options)
 
 
 def status_options(aurora: Aurora) -> StatusOptions:

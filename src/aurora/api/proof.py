@@ -240,7 +240,7 @@ def _test_options(aurora: Aurora, *, full: bool, point: bool, seed: int | None) 
     return TestOptions(
         jobs=settings.restore.jobs,
         chunk_bytes=settings.backup.chunk_size,
-        server_dsn=_server_dsn(aurora),
+        server_dsn=server_for_tests(aurora),
         without_extensions=settings.test_recovery.without_extensions,
         rto_goal=settings.goals.rto,
         assertions=_assertions(aurora),
@@ -271,7 +271,8 @@ def _assertions(aurora: Aurora) -> tuple[Assertion, ...]:
     return tuple(found)
 
 
-def _server_dsn(aurora: Aurora) -> str | None:
+def server_for_tests(aurora: Aurora) -> str | None:
+    """The server that is given for tests and drills; None: one is started."""
     settings = aurora.settings.test_recovery
     if not settings.server_dsn:
         return None

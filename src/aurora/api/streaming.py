@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 
+from aurora.api.anomalies import lookout
 from aurora.api.backups import create_backup
 from aurora.api.common import memory_of
 from aurora.events import EventSink, discard
@@ -45,6 +46,7 @@ def stream(
             max_wal=settings.max_wal,
             new_slot=settings.new_slot,
             settle=settings.settle,
+            observe=lookout(aurora, sink).see,
         ),
         make_full=full,
         stop=stop or threading.Event(),

@@ -11,6 +11,7 @@ from aurora.cli import doctor, exits, init
 from aurora.cli.audit import audit
 from aurora.cli.backup import backup
 from aurora.cli.changes import log
+from aurora.cli.drill import drill
 from aurora.cli.incident import incident
 from aurora.cli.key import key
 from aurora.cli.notify import notify
@@ -39,6 +40,7 @@ app.add_typer(source, name="source", help="Prepare the source for incremental ba
 app.command("stream", short_help="Store every change as it is committed.")(stream)
 app.add_typer(key, name="key", help="Key slots, recovery sheet, identities.")
 app.add_typer(audit, name="audit", help="What was done with the backups, and is the record whole?")
+app.add_typer(drill, name="drill", help="Rehearse a disaster in a sandbox, against the clock.")
 app.add_typer(log, name="log", help="Look into the change log of incremental backups.")
 
 app.add_typer(incident, name="incident", help="Led through an emergency, step by step.")

@@ -1,4 +1,4 @@
-"""`aurora audit show` and `aurora audit verify`: the record of what was done."""
+"""`aurora audit show`, `verify` and `security`: what was done, and what is weak."""
 
 import json as json_text
 from pathlib import Path
@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from aurora import api, clock
+from aurora.api.security import SAMPLE
 from aurora.cli import context as run
-from aurora.cli.render import Surface, plan, surface, table
+from aurora.cli.render import Surface, findings, plan, surface, table
 from aurora.errors import IntegrityError, UsageError
 from aurora.operations.audit import KINDS, Entry
+from aurora.operations.findings import Level
 from aurora.operations.log import parse_time
 from aurora.units import format_count, plural
 
@@ -125,6 +127,29 @@ def _gist(one: Entry) -> str:
 def _one_line(value: object) -> str:
     text = value if isinstance(value, str) else json_text.dumps(value, ensure_ascii=False)
     return text if len(text) <= 300 else f"{text[:300]}…"
+
+
+@audit.command("security")
+def security(
+    context: typer.Context,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Objects of each storage to look into.")
+    ] = SAMPLE,
+    json: Json = False,
+) -> None:
+    """Look for weaknesses: secrets, rights, public buckets, encryption, keys, tests, versions.
+
+    Each finding says what to do. Exit code 1 with an error, 0 with warnings.
+    """
+    with surface(json) as shown:
+        report = api.audit_security(
+            run.load(context, sink=shown.sink), sample=sample, sink=shown.sink
+        )
+        shown.print(*findings(report.findings))
+        document = {"operation": "audit security", **report.document(), "path": report.path}
+        shown.summary(document, [f"report {report.path}", f"security audit: {report.verdict}"])
+    if report.count(Level.ERROR):
+        raise typer.Exit(1)
 
 
 @audit.command("verify")

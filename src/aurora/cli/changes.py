@@ -7,7 +7,8 @@ import typer
 from aurora import api, clock
 from aurora.cli import context as run
 from aurora.cli.render import surface
-from aurora.engines.logical.marks import point_of
+from aurora.engines.logical.ddl import read_change
+from aurora.engines.logical.marks import CHANGE, point_of
 from aurora.engines.logical.pgoutput import format_lsn
 from aurora.operations.log import Changes, Filter, Transaction, parse_time
 from aurora.units import format_count, plural
@@ -69,12 +70,18 @@ def show(
 
 def _line(one: Transaction) -> str:
     changed = "; ".join(f"{name} {_changes(found)}" for name, found in one.tables.items())
-    said = ", ".join(
-        f"[restore point {name}]" if (name := point_of(text)) else f"[{text}]"
-        for text in one.messages
-    )
+    said = " ".join(f"[{_told(text)}]" for text in one.messages)
     parts = (clock.isoformat(one.commit_at), f"xid {one.xid}", format_lsn(one.lsn), changed, said)
     return "  ".join(part for part in parts if part)
+
+
+def _told(mark: str) -> str:
+    """A mark of Aurora in words."""
+    if name := point_of(mark):
+        return f"restore point {name}"
+    if mark.startswith(CHANGE):
+        return f"schema: {read_change(mark).tag}"
+    return mark
 
 
 def _changes(found: Changes) -> str:

@@ -30,6 +30,9 @@ def start(
     severity: Annotated[str, typer.Option(help="critical, major or minor.")] = "major",
     text: Annotated[str, typer.Option(help="More, for the first message.")] = "",
     source: Annotated[str, typer.Option(help="How it was noticed, for the report.")] = "",
+    draft: Annotated[
+        str | None, typer.Option(help="The draft that it begins with, by a part of its id.")
+    ] = None,
     publish: Publish = False,
     notify: Notify = False,
     by: By = "",
@@ -41,7 +44,7 @@ def start(
     """
     with surface(json) as shown:
         made = api.start_incident(
-            run.load(context), title, severity=severity, text=text, source=source,
+            run.load(context), title, severity=severity, text=text, source=source, draft=draft,
             publish=publish, notify=notify, by=by, sink=shown.sink,
         )  # fmt: skip
         _show_draft(shown, made)

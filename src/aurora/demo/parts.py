@@ -8,6 +8,9 @@ transaction, or skipped as a whole where a need is not met:
 ``server N``       the server's major version is N or newer
 ``available X``    extension X is installed, or this role may install it
 ``extension X``    extension X is installed
+``own services``   schemas auth and storage are not there: the sample makes them itself
+``project``        they are there, as on Supabase
+``files' policies``  the role may make policies on storage.objects
 """
 
 import re
@@ -39,6 +42,8 @@ class Server:
     major: int
     superuser: bool
     installable: frozenset[str]
+    project: bool = False
+    makes_policies: bool = True
 
     @classmethod
     def of(cls, connection: psycopg.Connection) -> "Server":
@@ -53,7 +58,13 @@ class Server:
             " where installed or %s or (trusted and %s)",
             (superuser, creates),
         ).fetchall()
+        owners = connection.execute(
+            "select pg_has_role(relowner, 'usage') from pg_class"
+            " where oid = to_regclass('storage.objects')"
+        ).fetchone()
         return cls(
+            project=owners is not None,
+            makes_policies=owners is None or owners[0],
             major=connection.info.server_version // 10000,
             superuser=bool(superuser),
             installable=frozenset(name for (name,) in names),
@@ -65,6 +76,12 @@ class Server:
         match word:
             case "superuser":
                 return self.superuser
+            case "own":
+                return not self.project
+            case "project":
+                return self.project
+            case "files'":
+                return self.makes_policies
             case "server":
                 return self.major >= int(rest)
             case "available":

@@ -6,8 +6,10 @@ backup tool has something to lose. The definitions are SQL files in ``sample/``,
 by part (:mod:`aurora.demo.parts`); the rows are made on the server, the same for the same
 seed and size.
 
-A superuser gets all of it. An ordinary owner of the database with ``CREATEROLE`` and
-``CREATEDB`` gets all but what PostgreSQL keeps for superusers; :class:`Loaded` names that.
+Into a fresh Supabase project it goes too: then ``auth`` and ``storage`` are the services' own,
+and get rows alone. A superuser gets all of it. An ordinary owner of the database with
+``CREATEROLE`` and ``CREATEDB`` gets all but what PostgreSQL keeps for superusers;
+:class:`Loaded` names that.
 """
 
 import threading
@@ -100,10 +102,13 @@ def load(dsn: str, *, megabytes: float = 200, seed: int = 1) -> Loaded:
     began = time.monotonic()
     values = _row_counts(megabytes) | {"seed": seed}
     with psycopg.connect(dsn, autocommit=True) as connection:
-        taken = "select from pg_namespace where nspname = 'auth'"
-        if connection.execute(taken).fetchone() is not None:
+        taken = connection.execute(
+            "select nspname from pg_namespace where nspname = 'Odd Schema'"
+            " or (nspname = 'auth' and to_regclass('auth.users') is null)"
+        ).fetchone()
+        if taken is not None:
             raise UsageError(
-                "the database already has a schema named auth",
+                f"the database already has a schema named {taken[0]}",
                 hint="The sample goes into an empty database. Nothing was changed.",
             )
         loader = _Loader(dsn, connection)
@@ -121,6 +126,9 @@ def apply_database_settings(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         loader = _Loader(dsn, connection)
         loader.run(part for part in read_parts(_DATABASE) if "settings" in part.name)
+
+
+_PLACES = ("own services", "project")
 
 
 class _Loader:
@@ -163,6 +171,8 @@ class _Loader:
         installed = installed_extensions(self._connection)
         for need in part.needs:
             if not self._server.meets(need, installed):
+                if need in _PLACES:  # it is for another kind of place, and nothing is missing
+                    return False
                 self.skipped.append(f"{part} ({need})")
                 return False
         return True

@@ -12,7 +12,8 @@ from typing import Any
 from aurora import clock
 from aurora.engines.base import LogPart, Segment
 from aurora.engines.logical import pgoutput
-from aurora.engines.logical.marks import PREFIX, point_of
+from aurora.engines.logical.ddl import read_change
+from aurora.engines.logical.marks import PREFIX, changes_schema, point_of
 from aurora.engines.logical.names import shown
 from aurora.engines.logical.segments import FrameReader
 from aurora.engines.logical.targets import parse_moment
@@ -51,6 +52,11 @@ class Transaction:
         """Names that were given to this moment."""
         return [name for text in self.messages if (name := point_of(text))]
 
+    @property
+    def schema_changes(self) -> list[str]:
+        """Commands that changed the schema in it, where the source marks them."""
+        return [read_change(text).tag for text in self.messages if changes_schema(text)]
+
     def document(self) -> dict[str, Any]:
         """For ``--json``."""
         return {
@@ -69,6 +75,7 @@ class Transaction:
             },
             "messages": self.messages,
             "restore_points": self.restore_points,
+            "schema_changes": self.schema_changes,
             "backup": self.backup,
         }
 
@@ -89,7 +96,8 @@ class Filter:
             return False
         if self.table:
             return self.table in one.tables
-        return bool(one.tables or one.restore_points) or (self.with_marks and bool(one.messages))
+        told = one.tables or one.restore_points or one.schema_changes
+        return bool(told) or (self.with_marks and bool(one.messages))
 
 
 def parse_time(text: str) -> datetime:
@@ -114,7 +122,7 @@ def transactions(
         same = identity(log)
         if same != of_log:
             seen, of_log = 0, same  # positions of another server mean something else
-        reader = _Reader()
+        reader = TransactionReader()
         for segment in _worth_reading(log.segments, wanted):
             payload = repository.read(Ref(segment.object, segment.raw))
             for one in _of_segment(reader, payload, segment):
@@ -157,7 +165,9 @@ def _worth_reading(segments: tuple[Segment, ...], wanted: Filter) -> list[Segmen
     return list(segments[first:last])
 
 
-def _of_segment(reader: "_Reader", payload: bytes, segment: Segment) -> Iterator[Transaction]:
+def _of_segment(
+    reader: "TransactionReader", payload: bytes, segment: Segment
+) -> Iterator[Transaction]:
     try:
         yield from reader.read(payload)
     except (ValueError, IndexError) as error:
@@ -168,7 +178,7 @@ def _of_segment(reader: "_Reader", payload: bytes, segment: Segment) -> Iterator
         ) from error
 
 
-class _Reader:
+class TransactionReader:
     """Counts changes by transaction, across the segments of one backup."""
 
     def __init__(self) -> None:
@@ -180,6 +190,7 @@ class _Reader:
         self._messages: list[str] = []
 
     def read(self, payload: bytes) -> Iterator[Transaction]:
+        """The transactions that end in a segment. Raises ValueError, IndexError."""
         counts, kinds = self._counts, _KINDS
         rare: dict[int, Callable[[bytes], None]] = {
             pgoutput.RELATION: self._relation,

@@ -14,15 +14,11 @@ from pathlib import Path
 import msgspec
 
 from aurora.engines.base import Progress, Sequence_, Snapshot, TableData
-from aurora.engines.logical.carry import Recast, not_carried, recast, types_changed
-from aurora.engines.logical.ddl import read_change
+from aurora.engines.logical.carry import Recast
 from aurora.engines.logical.export import progress_of
-from aurora.engines.logical.marks import REWRITE, changes_schema
 from aurora.engines.logical.merge import KEYS_IN_MEMORY, Merge, MergeFigures
 from aurora.engines.logical.mergeload import MergedRows
 from aurora.engines.logical.names import shown
-from aurora.engines.logical.onetable import script_parts
-from aurora.engines.logical.schema import Archive
 from aurora.engines.logical.segments import precedes
 from aurora.engines.logical.spool import Spool
 from aurora.engines.logical.targets import (
@@ -34,6 +30,7 @@ from aurora.engines.logical.targets import (
 )
 from aurora.errors import UsageError
 from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded
+from aurora.operations.carried import Carried, carry, places
 from aurora.operations.content import Backup, RepositorySource, moved_on
 from aurora.operations.log_history import Link, micros, resolve_target
 from aurora.repository.door import Repository
@@ -155,6 +152,11 @@ class Point:
             f"of {plural(touched, 'table')} that the log changed the number of rows was checked; "
             "of the others the checksums too",
         ]
+        if self.resolution.schema:
+            notes.append(
+                "the schema changed between the full and the target: it is as "
+                f"{self.schema.entry.id} found it, and rows were carried over the change"
+            )
         notes += [
             f"{name} has no replica identity that the log can carry: its rows are of {at}"
             for name, at in self.reread_of(oids).items()
@@ -196,9 +198,11 @@ def find_point(
         before = [one for one in before if one.log.fingerprint == base.log.fingerprint]
         last = before[-1].backup.snapshot
         schema = next(link for link in links if link.backup.entry.id == resolution.schema)
-        carried = _carry(base, schema, resolution, streamed)
+        carried = carry(base, schema, resolution, streamed)
         streamed &= frozenset(t.oid for t in schema.backup.snapshot.tables)
         after = schema  # it is not before the target
+    # Owners and extensions of a later schema may be later too.
+    facts = schema.backup.snapshot if resolution.schema else last
     unseen = [_UNSEEN] if after.is_piece and not after.log.fingerprint else []
     data, reread = _rows(base, schema, before, streamed)
     sequences, behind = _sequences(schema, before[-1], _read_at(after, before[-1], chain))
@@ -207,8 +211,8 @@ def find_point(
         sequences=sequences,
         large_objects=last.large_objects,
         vault=last.vault,
-        globals=last.globals,
-        source=msgspec.structs.replace(base.backup.snapshot.source, database=last.source.database),
+        globals=facts.globals,
+        source=msgspec.structs.replace(base.backup.snapshot.source, database=facts.source.database),
     )
     return Point(
         target, base.backup, schema.backup, resolution, chain, wanted, streamed, reread,
@@ -270,6 +274,7 @@ def _read_log(
     sink: EventSink,
 ) -> Merge:
     wanted = point.streamed if only is None else point.streamed & frozenset(only)
+    recasts = {oid: one for oid, one in point.recasts.items() if oid in wanted}
     merge = Merge(
         {t.oid: t for t in point.snapshot.tables if t.oid in wanted},
         frozenset(t.oid for t in (*point.backup.snapshot.tables, *point.snapshot.tables)) - wanted,
@@ -279,8 +284,8 @@ def _read_log(
         spool.keep,
         directory,
         point.keys_in_memory,
-        {oid: one for oid, one in point.recasts.items() if oid in wanted},
-        frozenset(m.place for m in point.resolution.passed if changes_schema(m.text)),
+        recasts,
+        {oid: places(point.resolution, oid) for oid in recasts},
     )
     stack.callback(merge.close)
     phase = "reading the change log"
@@ -372,54 +377,6 @@ def _nothing_after(resolution: Resolution, link: Link) -> bool:
     if resolution.place.at is not None:
         return False
     return resolution.after is None or resolution.after.commit_lsn >= link.log.to_lsn
-
-
-@dataclass(frozen=True, slots=True)
-class Carried:
-    """What a change of the schema means for each table, by oid."""
-
-    recasts: Mapping[int, Recast]
-    refused: Mapping[int, str]
-
-
-def _carry(base: Link, schema: Link, resolution: Resolution, streamed: frozenset[int]) -> Carried:
-    changes = [read_change(m.text) for m in resolution.passed if changes_schema(m.text)]
-    rewritten = [int(m.text.removeprefix(REWRITE)) for m in resolution.passed
-                 if m.text.startswith(REWRITE)]  # fmt: skip
-    why = not_carried(changes)
-    if not why and any(change.tag == "ALTER TYPE" for change in changes):
-        why = types_changed(_types(base.backup), _types(schema.backup), changes)
-    old = {table.oid: table for table in base.backup.snapshot.tables}
-    recasts: dict[int, Recast] = {}
-    refused: dict[int, str] = {}
-    for table in schema.backup.snapshot.tables:
-        if not table.has_rows:
-            continue
-        was = old.get(table.oid)
-        key = str(table.oid)
-        if why:
-            refused[table.oid] = f"may be touched by it: {why}"
-        elif was is None:
-            refused[table.oid] = "was made since, so its rows are known only from the next full on"
-        elif table.oid in streamed and base.log.keyed[key] != schema.log.keyed.get(key):
-            refused[table.oid] = "has another replica identity"
-        else:
-            found = recast(was, table, changes, rewritten)
-            if isinstance(found, str):
-                refused[table.oid] = found
-            elif not found.is_plain or was.copy_columns != table.copy_columns:
-                recasts[table.oid] = found
-    return Carried(recasts, refused)
-
-
-def _types(backup: Backup) -> dict[str, str]:
-    """The statements that make the schema's types, by name."""
-    with tempfile.TemporaryDirectory(prefix="aurora-") as directory:
-        document = backup.snapshot.archive
-        archive = Archive(document, backup.read_all(document.pieces), Path(directory))
-        entries = [entry for entry in archive.listing() if entry.kind == "TYPE"]
-        parts = script_parts(archive, entries) if entries else ()
-        return {f"{p.schema}.{p.name}": p.sql for p in parts if p.kind == "TYPE"}
 
 
 def _read_at(after: Link, before: Link, chain: Sequence[Link]) -> tuple[Sequence_, ...]:

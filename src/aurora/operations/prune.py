@@ -11,11 +11,16 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any
 
 from aurora import clock
-from aurora.errors import AuroraError, IntegrityError, RepositoryNotFound, UsageError
+from aurora.errors import (
+    AuroraError,
+    IntegrityError,
+    RepositoryNotFound,
+    StorageDenied,
+    UsageError,
+)
 from aurora.events import Advanced, EventSink, Noted, PhaseBegun, PhaseEnded, Warned
 from aurora.operations import audit
 from aurora.operations.content import Backup
@@ -34,7 +39,6 @@ from aurora.units import plural
 
 _LOOKING = "looking at backups"
 _READERS = 8
-_LOOKED_BACK = 1000  # records of verifications and recovery tests, newest first
 _BEHIND = timedelta(minutes=5)
 
 
@@ -237,14 +241,23 @@ def run_prune(plan: PrunePlan, *, sink: EventSink) -> PruneReport:
     _announce(plan, report)
     repository = plan.repository
     ground = repository.ground()
-    report.collected = collect(
-        ground,
-        repository.catalog_alone(),
-        expired=_expired(plan, ground.clock()),
-        min_age=plan.options.min_age,
-        sink=sink,
-    )
-    _tidy(plan)
+    try:
+        report.collected = collect(
+            ground,
+            repository.catalog_alone(),
+            expired=_expired(plan, ground.clock()),
+            min_age=plan.options.min_age,
+            sink=sink,
+        )
+        _tidy(plan)
+    except StorageDenied as error:
+        raise StorageDenied(
+            f"the {plan.place} does not let these credentials delete: {error.message}",
+            hint=f"{len(report.announced)} removals were announced, nothing more was done. Run "
+            "`aurora backup prune` where the collector's credentials are: [primary.collector_"
+            "credentials] or AURORA_PRIMARY_COLLECTOR_…; docs/retention.md tells more.",
+            context={"announced": len(report.announced)},
+        ) from error
     report.seconds = time.monotonic() - begun
     return report
 
@@ -253,9 +266,12 @@ def newest_verified(
     repository: Repository, database: str, place: str, *, sink: EventSink
 ) -> frozenset[str]:
     """The newest backup on *place* that was wholly verified or recovered, by the audit trail."""
-    there = {entry_id for of, entry_id in repository.catalog_alone().names() if of == database}
-    trail = audit.entries(repository, kinds=("verify", "recovery-test"), sink=sink)
-    for entry in islice(trail, _LOOKED_BACK):
+    there = _databases(repository).get(database, {})
+    if not there:
+        return frozenset()
+    # No record from before the oldest backup tells of one that is still there.
+    kinds = ("verify", "recovery-test")
+    for entry in audit.entries(repository, kinds=kinds, since=min(there.values()), sink=sink):
         facts = entry.facts
         backup = str(facts.get("backup") or facts.get("backup_id") or "")
         whole = entry.kind != "verify" or (

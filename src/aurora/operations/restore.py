@@ -29,7 +29,6 @@ from aurora.engines.logical.target import (
     near,
     take_place,
 )
-from aurora.engines.supabase.rules import MANAGED
 from aurora.errors import CheckFailed, Incomplete, TargetNotEmpty, TargetUnfit, UsageError
 from aurora.events import EventSink, Noted, PhaseBegun, Warned
 from aurora.operations.content import Backup, RepositorySource
@@ -178,7 +177,7 @@ def plan_restore(
     require_usable(state.server, "target")
     snapshot = snapshot or backup.snapshot
     _require_version(snapshot, state)
-    project = _as_project(backup, state, options)
+    project = _as_project(backup, snapshot, state, options)
     if project is not None:
         return RestorePlan(
             backup, state, options, "project", new_restore_id(clock.now()), project=project
@@ -234,18 +233,21 @@ these roles."
         )
 
 
-def _as_project(backup: Backup, state: TargetState, options: RestoreOptions) -> ProjectPlan | None:
+def _as_project(
+    backup: Backup, snapshot: Snapshot, state: TargetState, options: RestoreOptions
+) -> ProjectPlan | None:
     """The plan for a Supabase project; None where the target is none, or may be swapped whole."""
     if options.in_place and state.server.role.superuser:
         return None  # self-hosted: the database itself can be replaced
     found = plan_project(
-        backup, state, accept_losses=options.accept_refusals, with_roles=options.with_roles
-    )
+        backup, snapshot, state,
+        accept_losses=options.accept_refusals, with_roles=options.with_roles,
+    )  # fmt: skip
     if found is not None:
-        _require_encoding(backup.snapshot, state)
+        _require_encoding(snapshot, state)
         _require_owners(
-            backup.snapshot, state, options,
-            {t.owner for t in backup.snapshot.tables if t.schema not in MANAGED},
+            snapshot, state, options,
+            {t.owner for t in snapshot.tables if t.schema not in found.managed},
         )  # fmt: skip
     return found
 

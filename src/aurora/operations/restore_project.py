@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -23,14 +23,13 @@ from aurora.engines.supabase.handover import HandedOver, Work, hand_over, shared
 from aurora.engines.supabase.project import Project, is_project, look_at_project
 from aurora.engines.supabase.rules import (
     CRON,
-    MANAGED,
     STAGING,
     VAULT,
     is_passing,
     is_reserved,
     why_skipped,
 )
-from aurora.engines.supabase.sorting import Sorted, belongs_to_user, sort_entries
+from aurora.engines.supabase.sorting import Sorted, belongs_to_user, services_in, sort_entries
 from aurora.engines.supabase.vault import parse_secrets
 from aurora.errors import TargetNotEmpty, TargetUnfit
 from aurora.events import EventSink, PhaseBegun, PhaseEnded
@@ -72,7 +71,11 @@ class ProjectPlan:
     skipped: tuple[tuple[str, int, str], ...]  # table, rows, why
     losses: tuple[str, ...]  # known beforehand; only with --accept-refusals
     notes: tuple[str, ...]
-    archive: bytes = field(repr=False)
+
+    @property
+    def managed(self) -> frozenset[str]:
+        """The platform's schemas in the backup."""
+        return self.entries.managed
 
     @property
     def waiting_oids(self) -> set[int]:
@@ -113,9 +116,18 @@ class ProjectPlan:
 
 
 def plan_project(
-    backup: Backup, state: TargetState, *, accept_losses: bool, with_roles: bool
+    backup: Backup,
+    snapshot: Snapshot,
+    state: TargetState,
+    *,
+    accept_losses: bool,
+    with_roles: bool,
 ) -> ProjectPlan | None:
     """Look at the target as a project; None where it is none. Changes nothing.
+
+    Args:
+        backup: whose rows are restored.
+        snapshot: what is restored: the backup's own, or one of a later point.
 
     Raises:
         TargetNotEmpty: there are things of people's in it.
@@ -129,7 +141,6 @@ def plan_project(
             if not is_project(conn):
                 return None
             project = look_at_project(conn, state.info, state.server)
-    snapshot = backup.snapshot
     content = backup.read_all(snapshot.archive.pieces)
     with tempfile.TemporaryDirectory(prefix="aurora-") as directory:
         described = Archive(snapshot.archive, content, Path(directory)).described()
@@ -138,8 +149,8 @@ def plan_project(
         described, project.schema, snapshot, installed=project.extensions, schemas=project.schemas
     )
     data = {found.oid: found for found in backup.body.data}
-    waiting, skipped, losses = _choose(snapshot, data, project)
-    losses += _lost_otherwise(entries, project, backup, with_roles=with_roles)
+    waiting, skipped, losses = _choose(snapshot, entries.managed, data, project)
+    losses += _lost_otherwise(entries, project, backup, snapshot, with_roles=with_roles)
     _require_possible(waiting, project)
     if losses and not accept_losses:
         raise TargetUnfit(
@@ -152,7 +163,7 @@ def plan_project(
         )
     return ProjectPlan(
         project, entries, tuple(waiting), tuple(skipped), tuple(losses),
-        tuple(_notes(snapshot, project)), content,
+        tuple(_notes(snapshot, project)),
     )  # fmt: skip
 
 
@@ -165,10 +176,12 @@ def _require_fresh(state: TargetState, project: Project, archive: Sequence[Descr
         for one in archive
         if one.entry.kind in ("FUNCTION", "EVENT TRIGGER")
     }
+    managed = services_in(project.schema)
     found = [
         f"{one.entry.kind.lower()} {shown(one.schema, one.name) if one.schema else one.name}"
         for one in project.schema
-        if belongs_to_user(one) and (one.entry.kind, one.schema, one.name, one.sql) not in same
+        if belongs_to_user(one, managed)
+        and (one.entry.kind, one.schema, one.name, one.sql) not in same
     ]
     if found:
         raise TargetNotEmpty(
@@ -183,14 +196,14 @@ def _require_fresh(state: TargetState, project: Project, archive: Sequence[Descr
 
 
 def _choose(
-    snapshot: Snapshot, data: dict[int, TableData], project: Project
+    snapshot: Snapshot, managed: frozenset[str], data: dict[int, TableData], project: Project
 ) -> tuple[list[Table], list[tuple[str, int, str]], list[str]]:
     """Services' tables to restore, those to skip with the reason, and what would be lost."""
     waiting: list[Table] = []
     skipped: list[tuple[str, int, str]] = []
     losses: list[str] = []
     for table in snapshot.tables:
-        if table.schema not in MANAGED or not table.has_rows or _name(table) == VAULT:
+        if table.schema not in managed or not table.has_rows or _name(table) == VAULT:
             continue
         name = shown(table.schema, table.name)
         rows = data[table.oid].rows if table.oid in data else 0
@@ -247,9 +260,13 @@ def _require_possible(waiting: Sequence[Table], project: Project) -> None:
 
 
 def _lost_otherwise(
-    entries: Sorted, project: Project, backup: Backup, *, with_roles: bool
+    entries: Sorted,
+    project: Project,
+    backup: Backup,
+    snapshot: Snapshot,
+    *,
+    with_roles: bool,
 ) -> list[str]:
-    snapshot = backup.snapshot
     losses = []
     there = project.available | set(project.extensions)
     if absent := [n for n, _, _ in snapshot.source.database.extensions if n not in there]:
@@ -298,14 +315,14 @@ def marked(
 def snapshot_to_build(plan: ProjectPlan, snapshot: Snapshot) -> Snapshot:
     """What is built and checked: the user's schemas, and the services' rows where they wait."""
     waiting = plan.waiting_oids
-    managed = {t.oid for t in snapshot.tables if t.schema in MANAGED}
+    managed = {t.oid for t in snapshot.tables if t.schema in plan.managed}
     later = _views_later(snapshot, managed)
     tables = tuple(
         msgspec.structs.replace(table, populated=False) if table.oid in later else table
         for table in staging.staged(snapshot.tables, waiting)
         if table.oid in waiting or table.oid not in managed
     )
-    sequences = tuple(s for s in snapshot.sequences if s.schema not in MANAGED)
+    sequences = tuple(s for s in snapshot.sequences if s.schema not in plan.managed)
     return msgspec.structs.replace(snapshot, tables=tables, sequences=sequences)
 
 
@@ -326,16 +343,20 @@ def take_over(
 
     Raises what :func:`hand_over` raises.
     """
-    managed = {t.oid for t in snapshot.tables if t.schema in MANAGED}
+    managed = {t.oid for t in snapshot.tables if t.schema in plan.managed}
     later = _views_later(snapshot, managed)
     waiting = {_name(t) for t in plan.waiting}
+    found = {one.table: one.rows_found or 0 for one in report.tables}
     work = Work(
         restore_id=report.restore_id,
         project=plan.project,
         tables=tuple(t for t in plan.waiting if _name(t) != CRON),
+        rows={
+            _name(t): found[shown(*_name(t))] for t in plan.waiting if shown(*_name(t)) in found
+        },
         sequences=tuple(
             s for s in snapshot.sequences
-            if s.schema in MANAGED and s.table in plan.waiting_oids and s.schema != CRON[0]
+            if s.schema in plan.managed and s.table in plan.waiting_oids and s.schema != CRON[0]
         ),
         statements=tuple(plan.entries.last),
         watching=tuple(plan.entries.watching),
@@ -373,7 +394,7 @@ def _settings(plan: ProjectPlan, snapshot: Snapshot, info: ConnInfo) -> Iterator
 def _parts(
     plan: ProjectPlan, snapshot: Snapshot, backup: Backup, done: HandedOver
 ) -> Iterator[PartResult]:
-    user = [t for t in snapshot.tables if t.schema not in MANAGED and t.has_rows]
+    user = [t for t in snapshot.tables if t.schema not in plan.managed and t.has_rows]
     schemas = sorted({t.schema for t in user})
     yield PartResult(
         "user schemas", RESTORED,

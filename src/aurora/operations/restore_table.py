@@ -22,12 +22,14 @@ from aurora.engines.logical.build import refresh_views, set_sequences
 from aurora.engines.logical.copyin import open_loader
 from aurora.engines.logical.entries import dependents_of, entries_of, entries_of_schema, views_on
 from aurora.engines.logical.export import progress_of
+from aurora.engines.logical.foreignkeys import may_be_replica
 from aurora.engines.logical.names import Connection, quoted, shown
 from aurora.engines.logical.onetable import (
     Existing,
     Rows,
     create_copy,
     create_tables,
+    is_in_others_hands,
     lock_for_replacing,
     look_at_existing,
     replace_rows,
@@ -197,6 +199,7 @@ def plan_restore_table(
         elif options.replace:
             mode = "replace"
             _require_columns(conn, root, tables)
+            _require_rights(conn, root, facts.role.name)
             there = _names_there(conn, root)
             _require_nothing_skipped(snapshot, there)
         else:
@@ -416,6 +419,27 @@ def _new_name(conn: Connection, text: str, root: Table) -> tuple[str, str]:
             hint="Nothing was changed. Give another name with --as.",
         )
     return schema, name
+
+
+_RIGHTS = """
+SELECT pg_catalog.has_table_privilege(%(table)s, 'DELETE')
+   AND pg_catalog.has_table_privilege(%(table)s, 'INSERT')
+"""
+
+
+def _require_rights(conn: Connection, root: Table, role: str) -> None:
+    """Refuse now what would be refused after the safety backup."""
+    name = shown(root.schema, root.name)
+    beside = "Nothing was changed. Restore it beside with --as public.NAME and copy rows by SQL."
+    row = conn.execute(_RIGHTS.encode(), {"table": quoted(root.schema, root.name)}).fetchone()
+    if not (row and row[0]):
+        raise TargetUnfit(f"the role {role} may not change rows of {name}", hint=beside)
+    if is_in_others_hands(conn, root.schema, root.name) and not may_be_replica(conn):
+        raise TargetUnfit(
+            f"triggers or foreign keys of {name} are in the way: the role {role} neither owns all "
+            "of them nor may set session_replication_role",
+            hint=beside,
+        )
 
 
 def _require_columns(conn: Connection, root: Table, tables: Sequence[Table]) -> None:

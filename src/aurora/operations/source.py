@@ -322,8 +322,9 @@ def _markers(facts: ServerFacts, *, may: bool, wanted: bool) -> list[Finding]:
         return [
             failed(
                 "log-markers-privilege",
-                f"the role {facts.role.name} may not create event triggers",
-                "Leave --ddl-markers out, or let a superuser prepare the source once.",
+                f"the role {facts.role.name} cannot create event triggers that fire for everybody",
+                "Leave --ddl-markers out, or let a superuser prepare the source once. (Hosted "
+                "Supabase has none to give: its event triggers miss the platform's own changes.)",
             )
         ]
     if wanted:
@@ -332,7 +333,8 @@ def _markers(facts: ServerFacts, *, may: bool, wanted: bool) -> list[Finding]:
         "`aurora source prepare --ddl-markers` makes event triggers that mark each change in the "
         "log: then any target outside of the changes themselves is exact."
         if may
-        else "A superuser's role could mark them: `aurora source prepare --ddl-markers`."
+        else "Backups that follow one another closely, or `aurora stream`, keep that short. A "
+        "superuser could mark changes: `aurora source prepare --ddl-markers`."
     )
     return [
         warning(

@@ -79,6 +79,7 @@ class StreamOptions:
     status: float = 1.0  # between two looks that are shown
     gather_pieces: int = 64
     gather_seconds: float = 900.0
+    observe: Callable[[bytes], None] = lambda _: None  # sees every segment before it is stored
 
 
 @dataclass(slots=True)
@@ -230,6 +231,7 @@ class _Supervisor:
                 self.options.level,
                 self.options.gather_pieces,
                 self.options.gather_seconds,
+                self.options.observe,
             ),
             begin,
             lambda: self._look(source, schema),

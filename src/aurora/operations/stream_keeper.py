@@ -89,6 +89,7 @@ class KeeperOptions:
     level: int = 1
     gather_pieces: int = 64
     gather_seconds: float = 900.0
+    observe: Callable[[bytes], None] = lambda _: None  # sees every segment before it is stored
 
 
 class Keeper:
@@ -195,6 +196,7 @@ class Keeper:
                 self._writer.abandon()
 
     def _store(self, payload: bytes, segment: Segment) -> None:
+        self._options.observe(payload)
         ref = self._begun().put(ObjectType.LOG, payload)
         kept = msgspec.structs.replace(segment, object=ref.name, raw=ref.raw)
         self._open.append((kept, payload if len(payload) < _SMALL_BYTES else None))

@@ -201,8 +201,10 @@ class _Run:
             names.update(one.name for one in refs.objects)
         return _Needed(frozenset(names), frozenset(backups))
 
-    def _listing(self) -> list[ObjectInfo]:
-        return [info for kind in _LISTED for info in self._view.list(kind.prefix)]
+    def _listing(self) -> Iterator[ObjectInfo]:
+        """Begins when it is read: after the refs were."""
+        for kind in _LISTED:
+            yield from self._view.list(kind.prefix)
 
     def _garbage(self, needed: _Needed, listing: Iterable[ObjectInfo]) -> list[ObjectInfo]:
         """Contents first, then sessions and refs, which a content or manifest still needs."""

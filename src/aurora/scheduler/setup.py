@@ -137,6 +137,7 @@ class Daemon:
         report = api.status(self.aurora)
         self.board.show(report)
         observe(self.desk, report, clock.now())
+        api.remind_of_stopped_writes(self.aurora)
 
     def ping(self) -> None:
         """Tell the switch of the daemon that all is well, or that it is not."""

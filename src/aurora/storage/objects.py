@@ -242,6 +242,21 @@ def _open(
         ) from None
 
 
+def open_anonymously(address: Address) -> ObjectStore:
+    """The bucket as a stranger sees it: no credentials are sent, whatever the environment has."""
+    whole = timedelta(seconds=30)
+    common: dict[str, Any] = {
+        "client_options": {
+            "timeout": whole,
+            "connect_timeout": _CONNECT,
+            "allow_http": address.endpoint.startswith("http://"),
+        },
+        "retry_config": {"max_retries": 0, "retry_timeout": whole},
+        "skip_signature": True,
+    }
+    return {"s3": _open_s3, "gs": _open_gs, "az": _open_az}[address.kind](address, {}, common)
+
+
 def _open_s3(
     address: Address, credentials: Mapping[str, str], common: dict[str, Any]
 ) -> ObjectStore:

@@ -2,7 +2,7 @@
 -- PostgreSQL without it simply gets a smaller sample.
 
 -- part: schema
-create schema extensions;
+create schema if not exists extensions;
 grant usage on schema extensions to anon, authenticated, service_role;
 
 -- part: citext; needs: available citext

@@ -1,16 +1,20 @@
 -- Types, and the functions, operators, casts and collations that belong to them.
 
--- part: schemas
+-- part: schemas of the services; needs: own services
 create schema auth;
 create schema storage;
-create schema "Odd Schema";
 comment on schema auth is 'Users and their sessions';
+
+-- part: schemas
+create schema "Odd Schema";
 comment on schema "Odd Schema" is 'Names with blanks, capitals, "quotes" and ''apostrophes''
 over two lines';
 
--- part: enums and domains
+-- part: enums of the services; needs: own services
 create type auth.factor_type as enum ('totp', 'webauthn', 'phone');
 create type auth.aal_level as enum ('aal1', 'aal2', 'aal3');
+
+-- part: enums and domains
 create type public.order_status as enum ('cart', 'placed', 'paid', 'shipped', 'returned');
 alter type public.order_status add value 'cancelled' after 'placed';
 create type "Odd Schema"."Mood Ring" as enum ('so-so', 'it''s "fine"', 'glücklich', '😀', '');

@@ -1,6 +1,6 @@
 -- Schema auth: users, the ways they sign in, and what the services keep beside them.
 
--- part: tables
+-- part: tables; needs: own services
 create table auth.users (
     instance_id uuid,
     id uuid not null,
@@ -80,7 +80,7 @@ create table auth.audit_log_entries (
 
 create table auth.schema_migrations (version varchar(255) not null);
 
--- part: functions
+-- part: functions; needs: own services
 create function auth.jwt() returns jsonb
     language sql stable
     as $$ select nullif(current_setting('request.jwt.claims', true), '')::jsonb $$;

@@ -1,6 +1,6 @@
 -- Schema storage: what Supabase Storage remembers of buckets and objects.
 
--- part: tables
+-- part: tables; needs: own services
 create table storage.buckets (
     id text not null,
     name text not null,
@@ -47,7 +47,7 @@ create table storage.migrations (
     executed_at timestamp default current_timestamp
 );
 
--- part: functions
+-- part: functions; needs: own services
 create function storage.foldername(name text) returns text[]
     language plpgsql immutable
     as $$

@@ -120,15 +120,18 @@ select i, md5(i || '/' || :seed), sample_maker.uuid(1 + (i - 1) % :users, 5),
     timestamptz '2026-07-01 00:00+00' + make_interval(mins => i::integer), null
 from generate_series(1, :users * 2) i;
 select setval('auth.refresh_tokens_id_seq', :users * 2);
-insert into auth.mfa_factors (id, user_id, factor_type, friendly_name, secret)
-select sample_maker.uuid(i, 6), sample_maker.uuid(i, 1), (enum_range(null::auth.factor_type))[1 + i % 3],
-    sample_maker.words(i, 22, 2), md5(i::text)
-from generate_series(1, greatest(1, :users / 10)) i;
 insert into auth.audit_log_entries (id, payload, created_at, ip_address)
 select sample_maker.uuid(i, 7), format('{"action": "login",  "n": %s, "traits": {"provider": "email"}}', i)::json,
     timestamptz '2026-07-01 00:00+00' + make_interval(mins => i::integer), '10.0.0.' || i % 255
 from generate_series(1, :users) i;
+
+-- part: factors and migrations; needs: own services
+insert into auth.mfa_factors (id, user_id, factor_type, friendly_name, secret)
+select sample_maker.uuid(i, 6), sample_maker.uuid(i, 1), (enum_range(null::auth.factor_type))[1 + i % 3],
+    sample_maker.words(i, 22, 2), md5(i::text)
+from generate_series(1, greatest(1, :users / 10)) i;
 insert into auth.schema_migrations select (20210710035447 + i * 1000000)::text from generate_series(0, 40) i;
+insert into storage.migrations select i, 'step-' || i, md5(i::text), '2025-06-01' from generate_series(0, 30) i;
 
 -- part: profiles
 insert into public.profiles
@@ -168,7 +171,6 @@ select
     sample_maker.uuid(i, 9)::text, sample_maker.uuid(1 + h % :users, 1)::text,
     case when h % 9 = 0 then jsonb_build_object('label', sample_maker.word(h)) end
 from (select i, sample_maker.hash(i, 25) as h from generate_series(1, :objects) i) s;
-insert into storage.migrations select i, 'step-' || i, md5(i::text), '2025-06-01' from generate_series(0, 30) i;
 
 -- part: catalogue
 insert into public.categories (id, parent_id, name, path)
@@ -219,4 +221,3 @@ from generate_series(1, 120) i;
 select setval('public.members_id_seq', 200);
 insert into public.buckets_of_rows select i, sample_maker.word(i) from generate_series(1, 500) i;
 insert into public.page_cache select '/' || i, repeat('<p>' || i || '</p>', 20), '2026-08-01 00:00+00' from generate_series(1, 200) i;
-

@@ -1,5 +1,11 @@
 -- Values at the edges of their types, and large objects.
 
+-- part: factors of a project; needs: project
+insert into auth.mfa_factors (id, user_id, factor_type, friendly_name, secret, status, created_at, updated_at)
+select sample_maker.uuid(i, 6), sample_maker.uuid(i, 1), (enum_range(null::auth.factor_type))[1 + i % 3],
+    sample_maker.words(i, 22, 2), md5(i::text), 'verified', '2026-06-01', '2026-06-01'
+from generate_series(1, greatest(1, :users / 10)) i;
+
 -- part: odd rows
 insert into "Odd Schema"."Mixed Case"
     ("select", "two words", "quote""d", "per%cent", "naïve ключ 鍵 🔑", " leading", "Mood", "Where", "sorted")

@@ -1,6 +1,6 @@
 -- Keys, foreign keys and other constraints, after the rows as pg_restore does it.
 
--- part: primary keys
+-- part: primary keys of the services; needs: own services
 alter table auth.users add primary key (id);
 alter table auth.identities add primary key (id), add unique (provider_id, provider);
 alter table auth.sessions add primary key (id);
@@ -12,6 +12,8 @@ alter table storage.buckets add primary key (id);
 alter table storage.objects add primary key (id);
 alter table storage.s3_multipart_uploads add primary key (id);
 alter table storage.migrations add primary key (id), add unique (name);
+
+-- part: primary keys
 alter table public.profiles add primary key (id);
 alter table public.teams add primary key (id);
 alter table public.members add primary key (id);
@@ -32,13 +34,15 @@ alter table "Odd Schema"."Mixed Case" add constraint "Mixed Case: the key" prima
 alter table "Odd Schema"."naïve ключ 鍵" add primary key (id);
 alter table "Odd Schema".cars add primary key (id);
 
--- part: foreign keys
+-- part: foreign keys of the services; needs: own services
 alter table auth.identities add foreign key (user_id) references auth.users on delete cascade;
 alter table auth.sessions add foreign key (user_id) references auth.users on delete cascade;
 alter table auth.refresh_tokens add foreign key (session_id) references auth.sessions on delete cascade;
 alter table auth.mfa_factors add foreign key (user_id) references auth.users on delete cascade;
 alter table storage.objects add constraint "objects_bucketId_fkey" foreign key (bucket_id) references storage.buckets;
 alter table storage.s3_multipart_uploads add foreign key (bucket_id) references storage.buckets;
+
+-- part: foreign keys
 alter table public.profiles
     add foreign key (id) references auth.users on delete cascade,
     add foreign key (invited_by) references public.profiles on delete set null;

@@ -1,11 +1,13 @@
 -- Indexes of every method, statistics, and what planners and replication are told.
 
--- part: indexes
+-- part: indexes of the services; needs: own services
 create unique index users_email_key on auth.users (lower(email::text)) where is_sso_user = false;
 create index refresh_tokens_session on auth.refresh_tokens (session_id, revoked);
 create unique index bucketid_objname on storage.objects (bucket_id, name);
 create index objects_prefix on storage.objects (name text_pattern_ops);
 create index objects_path on storage.objects using gin (path_tokens);
+
+-- part: indexes
 create unique index profiles_handle_key on public.profiles (lower(handle) collate "C");
 create index profiles_search on public.profiles using gin (search) with (fastupdate = off);
 create index profiles_invited on public.profiles using hash (invited_by);
@@ -48,5 +50,8 @@ alter table public.orders alter column profile_id set (n_distinct = -0.1);
 -- part: replica identity
 alter table public.price_history replica identity full;
 alter table public.products alter column sku set not null;
-alter table storage.migrations replica identity using index migrations_name_key;
 alter table "Odd Schema"."Mixed Case" replica identity nothing;
+
+-- part: replica identity of the services; needs: own services
+alter table storage.migrations replica identity using index migrations_name_key;
+

@@ -125,8 +125,6 @@ create trigger never_runs before insert on public.threads for each row execute f
 alter table public.threads disable trigger never_runs;
 create trigger always_runs after truncate on public.page_cache execute function public.count_events();
 alter table public.page_cache enable always trigger always_runs;
-create trigger protect_delete before delete on storage.objects
-    for each statement execute function storage.keep_objects();
 
 create function public.new_user() returns trigger
     language plpgsql security definer set search_path = ''
@@ -138,6 +136,10 @@ end
 $$;
 create trigger on_auth_user_created after insert on auth.users
     for each row execute function public.new_user();
+
+-- part: trigger of the services; needs: own services
+create trigger protect_delete before delete on storage.objects
+    for each statement execute function storage.keep_objects();
 
 -- part: rule
 create rule no_empty_notes as on insert to public.event_notes where new.note = '' do instead nothing;

@@ -1,10 +1,12 @@
 -- Row security, grants and default privileges.
 
--- part: row security
+-- part: row security of the services; needs: own services
 alter table auth.users enable row level security;
 alter table auth.identities enable row level security;
 alter table storage.objects enable row level security;
 alter table storage.buckets enable row level security;
+
+-- part: row security
 alter table public.profiles enable row level security;
 alter table public.orders enable row level security;
 alter table public.order_items enable row level security;
@@ -21,12 +23,14 @@ create policy "Own documents" on public.documents for all to authenticated, serv
     using (owner_id = auth.uid()) with check (owner_id = auth.uid());
 create policy "Not at night" on public.documents as restrictive for insert to authenticated
     with check (extract(hour from now()) between 6 and 22);
-create policy "Give anon users access to ""avatars""" on storage.objects for select to anon
-    using (bucket_id = 'avatars' and storage.foldername(name) <> '{}');
 comment on policy "Own documents" on public.documents is 'By owner_id';
 
+-- part: policy on files; needs: files' policies
+create policy "Give anon users access to ""avatars""" on storage.objects for select to anon
+    using (bucket_id = 'avatars' and storage.foldername(name) <> '{}');
+
 -- part: grants
-grant usage on schema public, auth, storage, "Odd Schema" to anon, authenticated, service_role;
+grant usage on schema public, "Odd Schema" to anon, authenticated, service_role;
 revoke create on schema public from public;
 grant all on all tables in schema public to service_role;
 grant select, insert, update, delete on all tables in schema public to authenticated;
@@ -40,10 +44,16 @@ grant usage, select, update on sequence public.invoice_number to service_role;
 grant usage on type public.order_status to anon;
 revoke usage on type public.money_amount from public;
 grant usage on type public.money_amount to authenticated;
-grant execute on function auth.uid(), auth.role(), auth.jwt() to anon, authenticated;
 revoke execute on function public.transfer(integer, integer, bigint, text) from public;
+
+-- part: grants on the services; needs: own services
+grant usage on schema auth, storage to anon, authenticated, service_role;
+grant execute on function auth.uid(), auth.role(), auth.jwt() to anon, authenticated;
 grant all on all tables in schema storage to service_role, authenticated;
 grant select on all tables in schema auth to service_role;
+
+-- part: grants in a project; needs: project
+grant select on auth.users to service_role;
 
 -- part: default privileges
 alter default privileges in schema public grant all on tables to service_role;
@@ -54,7 +64,7 @@ alter default privileges in schema public grant execute on functions to authenti
 alter default privileges in schema "Odd Schema" grant usage on types to anon;
 alter default privileges revoke execute on functions from public;
 
--- part: owners; needs: superuser
+-- part: owners; needs: superuser, own services
 alter schema auth owner to supabase_auth_admin;
 alter table auth.users owner to supabase_auth_admin;
 alter table auth.identities owner to supabase_auth_admin;

@@ -1,7 +1,12 @@
 -- Publications: only tables whose updates and deletes can be identified.
 
--- part: publications
+-- part: realtime; needs: own services
 create publication supabase_realtime for table public.messages, public.threads;
+
+-- part: realtime of a project; needs: project
+alter publication supabase_realtime add table public.messages, public.threads;
+
+-- part: publications
 create publication "odd one" with (publish = 'insert, truncate', publish_via_partition_root = true);
 alter publication "odd one" add table public.events;
 

@@ -89,8 +89,11 @@ def recast(
     for column in _copied(new):
         was = before.get(column.number)
         if was is None:
+            found = _missing(new.oid, column.number, changes)
+            if len(found) > 1:
+                return f"has a column {column.name} whose default is told in two ways"
             slot = len(slots) + len(added)
-            added[slot] = _missing(new.oid, column.number, changes)
+            added[slot] = escape(_element(found.pop()).encode()) if found else rb"\N"
             out.append(slot)
         elif was.generated or was.type != column.type:
             return f"has a column {column.name} of another type"
@@ -107,12 +110,10 @@ def _copied(table: Table) -> list[Column]:
     return [column for column in table.columns if not column.generated]
 
 
-def _missing(oid: int, number: int, changes: Iterable[Change]) -> bytes:
-    for change in changes:
-        text = change.missing.get(str(oid), {}).get(str(number))
-        if text is not None:
-            return escape(_element(text).encode())
-    return rb"\N"
+def _missing(oid: int, number: int, changes: Iterable[Change]) -> set[str]:
+    """What markers say that old rows hold in a column: one value, or none."""
+    told = (change.missing.get(str(oid), {}).get(str(number)) for change in changes)
+    return {text for text in told if text is not None}
 
 
 def _element(array: str) -> str:

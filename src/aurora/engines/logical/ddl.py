@@ -26,11 +26,13 @@ _FUNCTION = "mark_schema_change"
 _EVENTS = {"ddl": "ddl_command_end", "drop": "sql_drop", "rewrite": "table_rewrite"}
 _VERSION = 1  # of the function; part of its text, so that another one is not taken for it
 
-# A constant default of a new column is in no row and, after the next rewrite, in no catalog:
-# the marker carries it, for the table and what inherits the column.
+# Which tables' columns a change may touch, with all that inherit them. And what old rows hold
+# in a column that was added with a constant default: it is in no row and, after the next
+# rewrite, in no catalog.
 _BODY = f"""
 DECLARE
     told jsonb := jsonb_build_object('tag', TG_TAG);
+    touched oid[] := ARRAY[]::oid[];
     missing jsonb;
 BEGIN -- {_VERSION}
     IF COALESCE(current_setting('aurora.plain_ddl_markers', true), '') = 'on' THEN
@@ -44,6 +46,9 @@ BEGIN -- {_VERSION}
                        WHERE NOT d.is_temporary) THEN
             RETURN;
         END IF;
+        SELECT COALESCE(array_agg(DISTINCT d.objid), touched) INTO touched
+        FROM pg_event_trigger_dropped_objects() d
+        WHERE d.classid = 'pg_class'::regclass AND d.objsubid <> 0;
     ELSE
         IF NOT EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c
                        WHERE c.schema_name IS DISTINCT FROM 'pg_temp') THEN
@@ -56,19 +61,25 @@ BEGIN -- {_VERSION}
               UNION
                 SELECT i.inhrelid FROM pg_inherits i JOIN tree ON tree.oid = i.inhparent
             )
+            SELECT COALESCE(array_agg(tree.oid), touched) INTO touched FROM tree;
             SELECT jsonb_object_agg(t.oid, t.columns) INTO missing FROM (
-                SELECT a.attrelid AS oid, jsonb_object_agg(a.attnum, a.attmissingval::text) AS columns
-                FROM pg_attribute a JOIN tree ON tree.oid = a.attrelid
-                WHERE a.atthasmissing AND NOT a.attisdropped GROUP BY a.attrelid
+                SELECT a.attrelid AS oid,
+                       jsonb_object_agg(a.attnum, a.attmissingval::text) AS columns
+                FROM pg_attribute a
+                WHERE a.attrelid = ANY (touched) AND a.atthasmissing AND NOT a.attisdropped
+                GROUP BY a.attrelid
             ) t;
         END IF;
+    END IF;
+    IF touched <> ARRAY[]::oid[] THEN
+        told := told || jsonb_build_object('tables', to_jsonb(touched::bigint[]));
     END IF;
     IF missing IS NOT NULL THEN
         told := told || jsonb_build_object('missing', missing);
     END IF;
     PERFORM pg_logical_emit_message(true, '{PREFIX}', '{CHANGE}' || told::text);
 END
-"""  # noqa: E501 - SQL
+"""
 _SETTINGS = (
     "search_path = pg_catalog, pg_temp", "datestyle = 'ISO, YMD'", "intervalstyle = postgres",
     "timezone = 'UTC'", "extra_float_digits = 1", "bytea_output = hex", "lc_monetary = 'C'",
@@ -133,6 +144,7 @@ SELECT t.evtname, t.oid::bigint, t.xmin::text, t.evtenabled::text, p.oid::bigint
        p.prosrc
 FROM pg_catalog.pg_event_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.evtfoid
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+JOIN pg_catalog.pg_roles r ON r.oid = t.evtowner AND r.rolsuper
 WHERE t.evtname = ANY (%s) AND n.nspname = %s AND p.proname = %s AND t.evttags IS NULL
 ORDER BY t.evtname
 """
@@ -141,6 +153,8 @@ ORDER BY t.evtname
 def markers_of(conn: Connection, names: LogNames) -> str:
     """A text that stays the same while the markers stand untouched; "" where they do not.
 
+    Nor where they belong to no superuser: hosted Supabase lets its ``postgres`` create event
+    triggers, which then do not fire for superusers and the platform's own roles (supautils).
     Every change of a trigger or of the function gives their rows another ``xmin``, also one
     that is taken back.
     """
@@ -154,11 +168,13 @@ def markers_of(conn: Connection, names: LogNames) -> str:
 class Change(msgspec.Struct, frozen=True):
     """A marker's content.
 
-    ``missing`` has, by table oid and column number, what old rows hold in columns that were
-    added with a constant default: an array of one element, as PostgreSQL writes it.
+    ``tables`` are the oids of those whose columns it may have touched. ``missing`` has, by
+    table oid and column number, what old rows hold in columns that were added with a constant
+    default: an array of one element, as PostgreSQL writes it.
     """
 
     tag: str
+    tables: tuple[int, ...] = ()
     missing: dict[str, dict[str, str]] = {}
     plain: bool = False  # it did not look at the catalog
 
@@ -176,14 +192,6 @@ def _rows(conn: Connection, query: str, values: tuple[object, ...]) -> list[tupl
 
 
 def may_mark(conn: Connection) -> bool:
-    """Whether this role may make event triggers, as far as can be known beforehand.
-
-    Superusers may; on hosted Supabase the role of the project's owner (supautils lets it).
-    """
-    rows = _rows(
-        conn,
-        "SELECT rolsuper OR (rolname = 'postgres' AND EXISTS (SELECT FROM pg_catalog.pg_roles"
-        " WHERE rolname = 'supabase_admin')) FROM pg_catalog.pg_roles WHERE rolname = %s",
-        (conn.execute("SELECT current_user").fetchone() or ("",)),
-    )
-    return bool(rows and rows[0][0])
+    """Whether this role makes event triggers that fire for everybody: a superuser."""
+    return bool(_rows(conn, "SELECT FROM pg_catalog.pg_roles WHERE rolname = current_user AND"
+                            " rolsuper", ()))  # fmt: skip

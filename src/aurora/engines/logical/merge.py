@@ -50,8 +50,8 @@ class Merge:
         keep: puts a message that lay in several segments into the log, and says where.
         directory: for the state of tables once it has outgrown *keys_in_memory*.
         recasts: how rows of the base become rows of *tables*, where those are of a later schema.
-        changes: where in the log the marks of the changes between the two stand. A table that
-            is recast must have no change of a row between the first and the last of them.
+        changes: for each table that is recast, where in the log the marks of its changes
+            stand. No row of it may change between the first and the last of them.
     """
 
     tables: Mapping[int, Table]
@@ -63,7 +63,7 @@ class Merge:
     directory: Path
     keys_in_memory: int = KEYS_IN_MEMORY
     recasts: Mapping[int, Recast] = field(default_factory=dict)
-    changes: frozenset[int] = frozenset()
+    changes: Mapping[int, frozenset[int]] = field(default_factory=dict)
     changed: dict[int, Changed] = field(default_factory=dict)
     figures: MergeFigures = field(default_factory=MergeFigures)
     done: bool = False  # the cut is reached
@@ -172,10 +172,10 @@ class Merge:
                     table.truncate()
 
     def _pass(self, place: int) -> None:
-        """A change of the schema: tables that are recast are looked at again at their next row."""
-        if place in self.changes:
-            self._passed.add(place)
-            for oid in self.recasts:
+        """A change of the schema: its tables are looked at again at their next row."""
+        for oid, places in self.changes.items():
+            if place in places:
+                self._passed.add(place)
                 self._live.pop(oid, None)
 
     def _begin_transaction(self, begin: pgoutput.Begin) -> None:
@@ -217,8 +217,9 @@ class Merge:
 
     def _recast(self, table: Table, shape: Shape) -> Changed:
         """The state of a table whose rows are of before the changes, or of after them."""
-        recast, after = self.recasts[table.oid], self._passed == self.changes
-        between = self._passed and not after
+        recast, places = self.recasts[table.oid], self.changes[table.oid]
+        after = places <= self._passed
+        between = not after and not places.isdisjoint(self._passed)
         if between or shape.columns != recast.columns(after=after):
             raise _drifted(shape.name)
         known = self.changed.get(table.oid)

@@ -25,6 +25,7 @@ from aurora.engines.base import (
 from aurora.engines.logical.checksum import row_hash, rows_sum, sum_query
 from aurora.engines.logical.copyin import Load, copy_rows
 from aurora.engines.logical.entries import attaches, attaches_index
+from aurora.engines.logical.foreignkeys import dangling
 from aurora.engines.logical.names import Connection, literal, quoted, shown
 from aurora.engines.logical.partitions import gated, gates, units
 from aurora.engines.logical.schema import Archive, Entry
@@ -268,6 +269,7 @@ class Existing:
     rules: tuple[tuple[str, str, str], ...]
     forced_security: tuple[str, ...]  # tables as SQL
     comments: tuple[tuple[str, str, str], ...] = ()  # (table as SQL, constraint, comment)
+    as_replica: bool = False  # others own some of it: nothing is altered, keys are looked at
 
     @property
     def relation(self) -> str:
@@ -334,7 +336,34 @@ def look_at_existing(
             rules=tuple((a, b, c) for a, b, c in rows(_RULES)),
             forced_security=tuple(a for (a,) in rows(_FORCED)),
             comments=tuple((a, b, d) for a, b, _, d, _ in incoming if d),
+            as_replica=is_in_others_hands(conn, table.schema, table.name),
         )
+
+
+# Its owner alone may put triggers and rules aside; that of who refers to it, the keys.
+_ALTERED_BY_OTHERS = """
+WITH tree AS (
+    SELECT %(table)s::regclass::oid AS oid
+    UNION SELECT relid FROM pg_catalog.pg_partition_tree(%(table)s::regclass)
+), altered AS (
+    SELECT tgrelid AS oid FROM pg_catalog.pg_trigger
+     WHERE NOT tgisinternal AND tgenabled <> 'D' AND tgrelid IN (SELECT oid FROM tree)
+    UNION SELECT ev_class FROM pg_catalog.pg_rewrite
+     WHERE rulename <> '_RETURN' AND ev_enabled <> 'D' AND ev_class IN (SELECT oid FROM tree)
+    UNION SELECT oid FROM pg_catalog.pg_class
+     WHERE relforcerowsecurity AND oid IN (SELECT oid FROM tree)
+    UNION SELECT unnest(ARRAY[conrelid, confrelid]) FROM pg_catalog.pg_constraint
+     WHERE contype = 'f' AND confrelid IN (SELECT oid FROM tree)
+)
+SELECT EXISTS (SELECT FROM altered JOIN pg_catalog.pg_class c USING (oid)
+               WHERE NOT pg_catalog.pg_has_role(c.relowner, 'USAGE'))
+"""
+
+
+def is_in_others_hands(conn: Connection, schema: str, name: str) -> bool:
+    """Whether others own what a swap of the table's rows would have to alter."""
+    row = conn.execute(_ALTERED_BY_OTHERS.encode(), {"table": quoted(schema, name)}).fetchone()
+    return bool(row and row[0])
 
 
 _ENABLE = {"O": "ENABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS", "D": "DISABLE"}
@@ -360,6 +389,8 @@ def replace_rows(
         CheckFailed.
     """
     name = quoted(existing.table.schema, existing.table.name)
+    if existing.as_replica:
+        return _replace_as_replica(conn, existing, tables, rows, cancel)
     aside = existing.incoming or existing.rules or existing.forced_security
     with translated("target", doing=f"replacing the rows of {name}"):
         if aside:
@@ -372,6 +403,37 @@ def replace_rows(
         _check_tree(conn, existing.table, existing.relation, tables, data)
         conn.execute("SET CONSTRAINTS ALL IMMEDIATE")  # no table with a check ahead is altered
         _put_back(conn, existing)
+    return data
+
+
+def _replace_as_replica(
+    conn: Connection,
+    existing: Existing,
+    tables: Sequence[Table],
+    rows: Rows,
+    cancel: threading.Event,
+) -> Sequence[TableData]:
+    """The same on a table of another owner, such as a service's of Supabase.
+
+    In the replica role no trigger fires, those that keep foreign keys among them: so the keys
+    are looked at before the commit, and whoever refers to the table is locked until then.
+    """
+    name = quoted(existing.table.schema, existing.table.name)
+    with translated("target", doing=f"replacing the rows of {name}"):
+        others = [one for one in existing.involved if one != name]
+        insist(conn, *(f"LOCK TABLE {one} IN SHARE ROW EXCLUSIVE MODE" for one in others))
+        conn.execute("SET LOCAL session_replication_role = replica")
+        conn.execute(f"DELETE FROM {existing.relation}".encode())
+        data = rows(conn, [_through(existing.table, table) for table in tables], cancel)
+        conn.execute("SET LOCAL session_replication_role = DEFAULT")
+        _check_tree(conn, existing.table, existing.relation, tables, data)
+        for broken in dangling(conn, [name]):
+            raise TargetRefused(
+                f"the backup's rows would leave {broken}",
+                hint="Nothing was changed. Restore the table beside the existing one with "
+                "--as NAME and put rows back by hand, or restore the other table first.",
+                context={"constraint": broken.constraint, "table": broken.table},
+            )
     return data
 
 

@@ -15,8 +15,9 @@ import psycopg
 from aurora.engines.base import Column, Sequence_, Table
 from aurora.engines.logical.build import refresh_views
 from aurora.engines.logical.checksum import row_hash
+from aurora.engines.logical.foreignkeys import dangling
 from aurora.engines.logical.names import Connection, literal, pin_output, quoted, shown
-from aurora.engines.supabase.project import ManagedTable, Project, references_of
+from aurora.engines.supabase.project import ManagedTable, Project
 from aurora.engines.supabase.rules import CRON, STAGING
 from aurora.engines.supabase.sorting import Statement
 from aurora.engines.supabase.staging import require_own_mark, staging_name
@@ -34,6 +35,7 @@ class Work:
     restore_id: str  # whose mark it is
     project: Project
     tables: tuple[Table, ...]  # services' tables whose rows wait, as the source has them
+    rows: Mapping[Name, int]  # how many of each were found when they were checked
     sequences: tuple[Sequence_, ...]  # of the services
     statements: tuple[Statement, ...]
     watching: tuple[Statement, ...]
@@ -83,9 +85,12 @@ def hand_over(conn: Connection, work: Work) -> HandedOver:
             if work.project.may_replicate:
                 conn.execute("SET LOCAL session_replication_role = replica")
             for table in in_order(work.tables, work.project.refers):
-                done.moved.append(_move(conn, table, work.project.tables[_name(table)]))
+                moved = _move(conn, table, work.project.tables[_name(table)])
+                _require_all(moved, work.rows[_name(table)])
+                done.moved.append(moved)
             conn.execute("SET LOCAL session_replication_role = DEFAULT")
-            done.dangling = _dangling(conn, {_name(table) for table in work.tables})
+            # Unchecked in the replica role.
+            done.dangling = list(map(str, dangling(conn, [quoted(*_name(t)) for t in work.tables])))
             done.sequences = _set_sequences(conn, work.sequences, done)
             _run_all(conn, work.statements, done)
             done.refusals += refresh_views(conn, work.views)
@@ -140,6 +145,15 @@ def _move(conn: Connection, table: Table, there: ManagedTable) -> Moved:
     return _prove(conn, table, _hashed(columns, there), name, waiting)
 
 
+def _require_all(moved: Moved, expected: int) -> None:
+    """A server that crashed after the check may have lost what waited."""
+    if moved.rows != expected:
+        raise CheckFailed(
+            f"{moved.rows} rows of {moved.table} waited to be handed over, {expected} were checked",
+            hint="Nothing of the services' tables was changed. Run the restore again.",
+        )
+
+
 def shared_columns(table: Table, there: ManagedTable) -> list[Column]:
     """Columns of the backup that the target's table has and that are not computed there."""
     found = []
@@ -187,43 +201,6 @@ def _prove(conn: Connection, table: Table, columns: list[Column], name: str, wai
             "changed them.",
         )
     return Moved(shown(*_name(table)), rows, rows - missing, held - rows)
-
-
-def _dangling(conn: Connection, names: set[Name]) -> list[str]:
-    """Foreign keys of the services that rows do not keep: unchecked in the replica role."""
-    found = []
-    for schema, table, other_schema, other, constraint, mine, theirs, _ in references_of(conn):
-        if (schema, table) not in names and (other_schema, other) not in names:
-            continue
-        row = conn.execute(
-            _unmatched(conn, quoted(schema, table), quoted(other_schema, other), mine, theirs)
-        ).fetchone()
-        if row and row[0]:
-            found.append(
-                f"{row[0]} rows of {shown(schema, table)} refer to rows of "
-                f"{shown(other_schema, other)} that are not there ({constraint})"
-            )
-    return found
-
-
-def _unmatched(
-    conn: Connection, table: str, other: str, mine: list[int], theirs: list[int]
-) -> bytes:
-    def names(relation: str, numbers: list[int]) -> list[str]:
-        rows = conn.execute(
-            "SELECT attnum, attname FROM pg_catalog.pg_attribute WHERE attrelid = %s::regclass",
-            (relation,),
-        ).fetchall()
-        by_number = {int(str(number)): quoted(str(name)) for number, name in rows}
-        return [by_number[number] for number in numbers]
-
-    pairs = list(zip(names(table, mine), names(other, theirs), strict=True))
-    given = " AND ".join(f"m.{column} IS NOT NULL" for column, _ in pairs)
-    equal = " AND ".join(f"m.{column} = o.{referred}" for column, referred in pairs)
-    return (
-        f"SELECT pg_catalog.count(*) FROM {table} m WHERE {given}"
-        f" AND NOT EXISTS (SELECT FROM {other} o WHERE {equal})"
-    ).encode()
 
 
 def _set_sequences(conn: Connection, sequences: Sequence[Sequence_], done: HandedOver) -> int:

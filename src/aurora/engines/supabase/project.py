@@ -1,7 +1,7 @@
 """A Supabase project as a target: what is there, and what the role may do with it."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -9,11 +9,11 @@ from typing import Any, cast
 import psycopg
 
 from aurora.engines.base import SchemaArchive
+from aurora.engines.logical.foreignkeys import may_be_replica
 from aurora.engines.logical.names import Connection, quoted
 from aurora.engines.logical.schema import Archive, Described, dump_schema
 from aurora.engines.logical.system import plain_name
-from aurora.engines.supabase.rules import MANAGED
-from aurora.engines.supabase.sorting import is_fresh_owner
+from aurora.engines.supabase.rules import MANAGED, is_fresh_owner
 from aurora.engines.supabase.staging import LOOSE_KINDS, Before, read_before, unfinished_restore
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.server import ServerFacts
@@ -39,14 +39,13 @@ WHERE n.nspname = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY 1, 2, a.attnum
 """
 _KEYS = """
-SELECT n.nspname, c.relname, rn.nspname, r.relname, o.conname, o.conkey, o.confkey,
-       o.oid::bigint
+SELECT n.nspname, c.relname, rn.nspname, r.relname
 FROM pg_catalog.pg_constraint o
 JOIN pg_catalog.pg_class c ON c.oid = o.conrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_class r ON r.oid = o.confrelid
 JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
-WHERE o.contype = 'f' AND n.nspname = ANY (%s) ORDER BY 1, 2, 5
+WHERE o.contype = 'f' AND n.nspname = ANY (%s) ORDER BY 1, 2
 """
 
 
@@ -135,7 +134,7 @@ def look_at_project(conn: Connection, info: ConnInfo, facts: ServerFacts) -> Pro
         schema=tuple(schema),
         unfinished=unfinished_restore(conn),
         held=_held(conn),
-        may_replicate=facts.role.superuser or _may(conn, "SET session_replication_role = replica"),
+        may_replicate=may_be_replica(conn),
         may_make_policies=facts.role.superuser
         or _may(conn, "CREATE POLICY aurora_may_it ON storage.objects USING (false)"),
         may_make_event_triggers=facts.role.superuser
@@ -150,8 +149,10 @@ def look_at_project(conn: Connection, info: ConnInfo, facts: ServerFacts) -> Pro
 def was_there(one: Described, before: Before) -> bool:
     """Whether an entry of the project's schema is older than the unfinished restore in it."""
     kind, _, subject = one.name.partition(" ")
-    if one.schema in MANAGED or is_fresh_owner(one.owner):
+    if is_fresh_owner(one.owner):
         return True
+    if one.schema in MANAGED:
+        return one.schema in before.named("SCHEMA")
     if one.entry.kind in LOOSE_KINDS:
         return one.name in before.named(one.entry.kind)
     if kind == "SCHEMA" and not one.schema:  # a grant or comment
@@ -164,11 +165,6 @@ def describe(info: ConnInfo, facts: ServerFacts) -> list[Described]:
     tool, content = dump_schema(info.dsn(), server_major=facts.major, encoding=facts.encoding)
     with tempfile.TemporaryDirectory(prefix="aurora-") as directory:
         return Archive(SchemaArchive(tool, ()), content, Path(directory)).described()
-
-
-def references_of(conn: Connection) -> Sequence[tuple[Any, ...]]:
-    """Foreign keys of the services' tables: schema, table, the same referred to, name, …"""
-    return cast("list[tuple[Any, ...]]", conn.execute(_KEYS, (sorted(MANAGED),)).fetchall())
 
 
 def _names(conn: Connection, query: str) -> list[str]:

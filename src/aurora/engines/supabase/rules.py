@@ -5,6 +5,7 @@ roles), and the grants that hosted projects show.
 """
 
 import re
+from collections.abc import Mapping
 
 # Schemas that the platform and its extensions make and keep; people's things are elsewhere.
 MANAGED = frozenset({
@@ -13,6 +14,9 @@ MANAGED = frozenset({
     "supabase_functions", "_analytics", "_realtime", "_supavisor", "tiger", "tiger_data",
     "topology",
 })  # fmt: skip
+# Of these there is never one of people's; the others people may have made themselves.
+_CORE = frozenset({"auth", "storage", "realtime", "vault", "cron"})
+
 _RESERVED = re.compile(
     r"anon|authenticated|authenticator|service_role|dashboard_user|pgbouncer|postgres"
     r"|cli_login_.*|supabase_.*|pgsodium_key(?:holder|iduser|maker)|pgtle_admin|pg_.*"
@@ -49,6 +53,23 @@ CRON = ("cron", "job")
 def is_reserved(role: str) -> bool:
     """Whether the platform makes this role and keeps it from its users."""
     return _RESERVED.fullmatch(role) is not None
+
+
+def is_fresh_owner(owner: str) -> bool:
+    """Whether what the role owns is the platform's; people's things are postgres' or their own."""
+    return owner not in ("postgres", "pg_database_owner") and is_reserved(owner)
+
+
+def managed_schemas(owners: Mapping[str, str]) -> frozenset[str]:
+    """The platform's schemas, where *owners* are those of the schemas in a dump.
+
+    One that people made themselves under the name of a platform's is theirs.
+    """
+    return frozenset(
+        name
+        for name in MANAGED
+        if name in _CORE or name not in owners or is_fresh_owner(owners[name])
+    )
 
 
 def is_platform_function(name: str) -> bool:

@@ -15,9 +15,10 @@ from aurora.engines.logical.system import plain_name
 from aurora.engines.supabase.rules import (
     MANAGED,
     STAGING,
+    is_fresh_owner,
     is_passing,
     is_platform_function,
-    is_reserved,
+    managed_schemas,
 )
 
 Key = tuple[str, str, str]  # kind, schema, name
@@ -31,7 +32,6 @@ _AS_SOMEBODY = re.compile(
 )
 _ABOUT = ("COMMENT", "ACL", "SECURITY LABEL")
 _OTHER_VERSION = "of another version of the service, or made by hand"
-_PLATFORMS = "the platform's own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class Sorted:
     last: list[Statement] = field(default_factory=list)  # in the last transaction, in this order
     watching: list[Statement] = field(default_factory=list)  # event triggers: after those
     left_out: list[tuple[str, str]] = field(default_factory=list)  # what, and why
+    managed: frozenset[str] = frozenset()  # schemas of the platform in the archive
 
     @property
     def policies(self) -> list[Statement]:
@@ -74,14 +75,19 @@ def sort_entries(
     return _Sorter(target, snapshot, frozenset(installed), frozenset(schemas)).sort(archive)
 
 
-def belongs_to_user(one: Described) -> bool:
+def services_in(archive: Sequence[Described]) -> frozenset[str]:
+    """The schemas of an archive that are the platform's."""
+    return managed_schemas({d.name: d.owner for d in archive if d.entry.kind == "SCHEMA"})
+
+
+def belongs_to_user(one: Described, managed: Collection[str] = MANAGED) -> bool:
     """Whether an entry of a project's own schema is something that a fresh one has not."""
     if one.entry.kind in (*_ABOUT, "DEFAULT ACL", "EXTENSION"):
         return False
     if one.entry.kind == "SCHEMA":
-        known = (*MANAGED, "public", "extensions", STAGING)
+        known = (*managed, "public", "extensions", STAGING)
         return one.name not in known and not is_fresh_owner(one.owner)
-    if one.schema in MANAGED:
+    if one.schema in managed:
         return one.entry.kind == "POLICY" and one.schema != "cron"  # the services make none
     if one.schema == STAGING or (one.schema == "extensions" and is_platform_function(one.name)):
         return False
@@ -90,11 +96,6 @@ def belongs_to_user(one: Described) -> bool:
     if one.entry.kind in ("PUBLICATION TABLE", "PUBLICATION TABLES IN SCHEMA"):
         return False
     return not is_fresh_owner(one.owner)
-
-
-def is_fresh_owner(owner: str) -> bool:
-    """Whether what the role owns is the platform's; people's things are postgres' or their own."""
-    return owner not in ("postgres", "pg_database_owner") and is_reserved(owner)
 
 
 class _Sorter:
@@ -109,12 +110,16 @@ class _Sorter:
         self._installed = installed
         self._schemas = schemas
         self._references = snapshot.archive.references
-        self._managed_oids = {t.oid for t in snapshot.tables if t.schema in MANAGED}
+        self._tables = snapshot.tables
+        self._managed: frozenset[str] = frozenset()
+        self._managed_oids: set[int] = set()
         self._found = Sorted()
         self._publications: set[str] = set()  # that are made
         self._late: set[str] = set()  # names of comments on what comes last
 
     def sort(self, archive: Sequence[Described]) -> Sorted:
+        self._managed = self._found.managed = services_in(archive)
+        self._managed_oids = {t.oid for t in self._tables if t.schema in self._managed}
         for one in archive:
             self._place(one)
         return self._found
@@ -134,7 +139,7 @@ class _Sorter:
         }
         if place := places.get(one.entry.kind):
             place(one)
-        elif one.schema in MANAGED:
+        elif one.schema in self._managed:
             self._place_managed(one)
         elif self._refers_to_service(one):
             table, _, name = one.name.partition(" ")
@@ -167,7 +172,7 @@ class _Sorter:
         )
 
     def _place_schema(self, one: Described) -> None:
-        if one.name in MANAGED and one.name not in self._schemas:
+        if one.name in self._managed and one.name not in self._schemas:
             self._leave(one, "the target has no such service")
         else:
             self._keep(one, unless=one.name in self._schemas)
@@ -193,7 +198,7 @@ class _Sorter:
         publication = plain_name(match[1]) if match else ""
         if publication.startswith("aurora_") or _key(one) in self._there:
             return
-        if one.schema not in MANAGED:
+        if one.schema not in self._managed:
             self._keep(one, unless=False)
             return
         peoples = not publication.startswith("supabase_") or publication == "supabase_realtime"
@@ -204,13 +209,12 @@ class _Sorter:
         if not is_fresh_owner(one.owner):
             self._keep(one, unless=False)
             return
-        there = self._there.get(_key(one))
-        if there is None or there.sql != one.sql:
-            self._leave(one, f"of {one.owner}: {_PLATFORMS}")
+        if _key(one) not in self._there:
+            self._leave(one, f"of {one.owner}: the platform's own")
 
     def _place_acl(self, one: Described) -> None:
         kind, _, name = one.name.partition(" ")
-        managed = one.schema in MANAGED or (kind == "SCHEMA" and name in MANAGED)
+        managed = one.schema in self._managed or (kind == "SCHEMA" and name in self._managed)
         if not managed and not (is_fresh_owner(one.owner) and _key(one) in self._there):
             if one.schema != "extensions" or not is_fresh_owner(one.owner):
                 self._keep(one, unless=False)
@@ -237,7 +241,9 @@ class _Sorter:
             subject = plain_name(one.name.removeprefix("PUBLICATION "))
             self._keep(one, unless=subject not in self._publications)
             return
-        managed = one.schema in MANAGED or (kind == "SCHEMA" and plain_name(name) in MANAGED)
+        managed = one.schema in self._managed or (
+            kind == "SCHEMA" and plain_name(name) in self._managed
+        )
         if managed:
             if not is_passing(one.schema, name):
                 self._leave(one, "only the owner of the service's table may comment on it")
@@ -250,9 +256,9 @@ class _Sorter:
         match one.entry.kind:
             case "POLICY" if one.schema != "cron":
                 self._at_last(one)
-            case "TRIGGER" if _schema_in(_FUNCTION_OF_TRIGGER, one.sql) not in MANAGED:
+            case "TRIGGER" if _schema_in(_FUNCTION_OF_TRIGGER, one.sql) not in self._managed:
                 self._at_last(one)
-            case "FK CONSTRAINT" if _schema_in(_REFERRED, one.sql) not in MANAGED:
+            case "FK CONSTRAINT" if _schema_in(_REFERRED, one.sql) not in self._managed:
                 self._at_last(one)
             case _ if one.schema not in self._schemas:
                 pass  # told with the schema

@@ -188,9 +188,7 @@ def _mark(conn: Connection, restore_id: str, backup_id: str, tables: Sequence[Ta
                 for column in table.columns
                 if not column.generated
             )
-            conn.execute(
-                f"CREATE UNLOGGED TABLE {quoted(STAGING, table.name)} ({columns})".encode()
-            )
+            conn.execute(f"CREATE TABLE {quoted(STAGING, table.name)} ({columns})".encode())
 
 
 def sweep(conn: Connection) -> str:

@@ -53,7 +53,7 @@ def save_aside(
         raise UsageError(f"no format is called {form[:20]!r}", hint="csv or sql.")
     phase = "saving rows aside"
     sink(PhaseBegun(phase))
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     saved: list[Saved] = []
     with (
         tempfile.TemporaryDirectory(prefix="aurora-keys-") as name,

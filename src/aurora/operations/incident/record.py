@@ -110,6 +110,18 @@ class Incidents:
         self.save(made)
         return made
 
+    def adopt(self, text: str, title: str, severity: str, *, by: str) -> Incident:
+        """Make a draft, by a part of its id, an incident that is open. Raises UsageError."""
+        found = self.find(text)
+        if found.state != DRAFT:
+            raise UsageError(f"incident {found.id} is no draft: it is {found.state}")
+        if severity not in SEVERITIES or not title.strip():
+            raise UsageError("an incident needs a title and a severity")
+        found.state, found.title, found.severity = OPEN, title.strip()[:200], severity
+        found.note("start", f"the draft was opened: {found.title} ({severity})", by=by)
+        self.save(found)
+        return found
+
     def directory(self, incident: Incident | str) -> Path:
         """Where an incident's files are."""
         return self.root / (incident if isinstance(incident, str) else incident.id)
@@ -125,7 +137,7 @@ class Incidents:
         for path in sorted(self.root.glob(f"*/{_RECORD}")):
             with contextlib.suppress(UsageError):
                 found.append(self._read(path))
-        return sorted(found, key=lambda one: one.id)
+        return sorted(found, key=lambda one: (one.opened_at, one.id))
 
     def current(self) -> Incident | None:
         """The newest that is open."""
@@ -168,7 +180,7 @@ class Incidents:
         Raises RepositoryLocked. The lock ends with the process.
         """
         directory = self.directory(incident)
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (directory / _LOCK).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -412,7 +412,9 @@ def _write_sql(conn: Connection, plan: RowsPlan) -> None:
     """The same changes as statements, row by row: to be read, or run by hand."""
     with plan.sql.open("wb") as file:
         file.write(
-            b"-- What `aurora incident recover` puts back; run it by psql as the owner.\nBEGIN;\n"
+            b"-- What `aurora incident recover` puts back; run it by psql as the owner.\n"
+            b"-- While writes are stopped, begin with: SET aurora.way_in = the text of way-in\n"
+            b"BEGIN;\n"
         )
         for one in reversed(plan.tables):
             file.writelines(_texts(conn, one, ("remove",)))

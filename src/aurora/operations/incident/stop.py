@@ -232,6 +232,8 @@ def run_stop(
             done = _raise_fence(conn, plan, tries, sink, fall_back=not plan.by_revoke)
         if plan.event_trigger and not fence.is_there(conn, "event trigger"):
             _make_event_trigger(conn, plan, done, sink)
+        if plan.setup:
+            _fence_newcomers(conn, plan, done)
         # Between the first look and the last lock somebody may have begun to write again.
         ended += _end_writers(conn, plan, sink)
     proof = prove(
@@ -315,6 +317,22 @@ def _in_transaction(
                 psycopg.errors.WrongObjectType) as error:  # fmt: skip
             return str(error.diag.message_primary)
     return reason
+
+
+def _fence_newcomers(conn: Connection, plan: StopPlan, done: _Done) -> None:
+    """Tables that were made since the plan."""
+    known = {table.oid for table, _ in plan.tables}
+    there = fence.fenced_tables(conn)
+    tables, owned = fence.read_tables(conn)
+    for table in tables:
+        if table.oid in owned - known and table.oid not in there:
+            options, name = plan.options, fence.shown_table(table)
+            statements = fence.trigger_statements(table)
+            reason = _in_transaction(conn, statements, options.tries, options.lock_timeout)
+            if reason:
+                done.failed[name] = reason
+            else:
+                done.fenced.append(name)
 
 
 def _make_event_trigger(conn: Connection, plan: StopPlan, done: _Done, sink: EventSink) -> None:

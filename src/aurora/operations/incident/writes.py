@@ -1,14 +1,16 @@
 """Stopping and resuming writes as steps of an incident: what is kept in its record."""
 
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from aurora import clock
 from aurora.errors import Incomplete, UsageError
 from aurora.events import EventSink
+from aurora.operations.findings import Finding, failed, warning
 from aurora.operations.incident import resume, stop
-from aurora.operations.incident.record import Incident, Incidents
+from aurora.operations.incident.record import DRAFT, OPEN, Incident, Incidents
 from aurora.operations.incident.undo import Sign, read_undo
 from aurora.units import format_duration, plural
 
@@ -128,12 +130,41 @@ def banner(incident: Incident, *, reminder: float) -> str:
     )
 
 
-def reminder_due(incident: Incident, *, every: float, last: float | None, now: float) -> bool:
-    """Whether to remind now that writes are stopped. Times in seconds since the epoch."""
-    if not incident.writes or incident.writes.get("state") == RESUMED or every <= 0:
+def findings(incidents: Incidents) -> list[Finding]:
+    """What a status has to say of incidents."""
+    found = []
+    for one in incidents.all():
+        told = f"incident {one.id}: {one.title}"
+        if one.writes and one.writes.get("state") != RESUMED:
+            since = one.writes.get("stopped_at") or one.writes.get("begun_at")
+            found.append(
+                failed(
+                    "writes-stopped",
+                    f"writes to the source are {one.writes['state']} since {since} ({told})",
+                    "aurora incident resume-writes",
+                )
+            )
+        elif one.state == OPEN:
+            found.append(warning("incident-open", f"{told} is open", "aurora incident status"))
+        elif one.state == DRAFT:
+            found.append(
+                warning(
+                    f"incident-draft-{one.id}",
+                    f"a draft of an {told}",
+                    f"Look: aurora incident assess. Then aurora incident start TITLE --draft "
+                    f"{one.id}, or aurora incident close --incident {one.id}",
+                )
+            )
+    return found
+
+
+def reminder_due(incident: Incident, *, every: float, now: datetime) -> bool:
+    """Whether to remind now that writes are stopped; *every* so many seconds, 0 never."""
+    if every <= 0 or not incident.writes or incident.writes.get("state") == RESUMED:
         return False
-    since = str(incident.writes.get("stopped_at") or incident.writes.get("begun_at"))
-    return now - (last or clock.parse(since).timestamp()) >= every
+    writes = incident.writes
+    last = writes.get("reminded_at") or writes.get("stopped_at") or writes["begun_at"]
+    return (now - clock.parse(str(last))).total_seconds() >= every
 
 
 def document(incident: Incident, extra: dict[str, Any]) -> dict[str, Any]:
@@ -148,6 +179,7 @@ __all__ = [
     "RESUMED",
     "banner",
     "document",
+    "findings",
     "read_undo",
     "record_resume",
     "record_stop",

@@ -3,7 +3,9 @@
 import hashlib
 import html
 import json
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,12 @@ code { background: #f2f2f2; padding: 0 .2rem } h1, h2 { line-height: 1.2 }
        code { background: #2a2a2a } th, td { border-color: #555 } }
 @media print { body { max-width: none } }
 """.strip()
+
+
+def new_id(prefix: str, moment: datetime) -> str:
+    """``t20261123T160742Z-k3q9``: sorts by time."""
+    letters = "".join(secrets.choice("abcdefghjkmnpqrstuvwxyz23456789") for _ in range(4))
+    return f"{prefix}{moment:%Y%m%dT%H%M%SZ}-{letters}"
 
 
 def texts(stem: str, document: Mapping[str, Any], markdown: str) -> dict[str, str]:
@@ -76,8 +84,8 @@ def cell(value: object) -> str:
 
 
 def _plain(value: object) -> Any:
-    if hasattr(value, "astimezone"):
-        return clock.isoformat(value)  # type: ignore[arg-type]
+    if isinstance(value, datetime):
+        return clock.isoformat(value)
     if isinstance(value, set | frozenset):
         return sorted(value)
     return str(value)

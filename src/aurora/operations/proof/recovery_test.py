@@ -11,7 +11,6 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TypeVar
 
 import msgspec
@@ -33,6 +32,7 @@ from aurora.operations.proof.checks import (
     skipped,
     timed,
 )
+from aurora.operations.proof.evidence import new_id
 from aurora.operations.proof.points import crossing, random_point
 from aurora.operations.proof.recovery_report import TestReport, Trial
 from aurora.operations.proof.server import Needs, TestServer, throwaway
@@ -74,12 +74,6 @@ class TestOptions:
     seed: int | None = None  # of the random point
 
 
-def new_test_id(moment: datetime) -> str:
-    """``t20261123T160742Z-k3q9``: sorts by time."""
-    letters = "".join(secrets.choice("abcdefghjkmnpqrstuvwxyz23456789") for _ in range(4))
-    return f"t{moment:%Y%m%dT%H%M%SZ}-{letters}"
-
-
 def run_test(
     repository: Repository,
     database: str,
@@ -102,7 +96,7 @@ def run_test(
     """
     now = clock.now()
     seed = options.seed if options.seed is not None else secrets.randbelow(2**31)
-    report = TestReport(new_test_id(now), database, storage, options.full, seed, now)
+    report = TestReport(new_id("t", now), database, storage, options.full, seed, now)
     report.rto_goal = options.rto_goal
     watch = Stopwatch(sink)
     try:

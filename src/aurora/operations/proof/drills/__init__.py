@@ -1,0 +1,1 @@
+"""Drills: rehearsed disasters, played by the real commands in a sandbox."""
