@@ -25,7 +25,7 @@ from aurora.repository.keys import Passphrase, RecoveryCode, Secret
 from aurora.repository.mirror import MirrorView
 from aurora.repository.sealed import Identities, Recipients
 from aurora.repository.sealed_door import SealedRepository
-from aurora.storage.addresses import parse_address
+from aurora.storage.addresses import parse_address, provider_of
 from aurora.storage.base import Buffer, ObjectInfo, Storage
 from aurora.storage.open import Patience, open_storage
 from aurora.storage.supabase_rest import SupabaseRest
@@ -119,13 +119,22 @@ class Aurora:
         Without a key the run goes on and says what the backup lacks. Raises UsageError.
         """
         settings = self.settings.objects
+        client = self._project_storage("source") if settings.include else None
         return SourceObjects(
             wanted=settings.include,
-            client=self._project_storage("source") if settings.include else None,
+            client=client,
+            own=self._own_buckets(client) if client is not None else (),
             jobs=settings.jobs,
             max_rate=settings.max_rate,
             skip=settings.skip,
         )
+
+    def _own_buckets(self, client: SupabaseRest) -> tuple[str, ...]:
+        """Buckets of the project that hold its backups: they would hold themselves, and grow."""
+        project = provider_of(f"supabase+{client.url}/bucket").account
+        storages = (self.settings.primary, self.settings.secondary)
+        found = [provider_of(one.url) for one in storages if one is not None and one.url]
+        return tuple(one.bucket for one in found if one.account == project)
 
     def target_storage(self, target: str | None) -> SupabaseRest | None:
         """The Storage that objects are restored to; None where no key of it is known.
@@ -146,7 +155,7 @@ class Aurora:
         url = settings.storage_url
         if not url and (dsn or side == "source"):
             url = supabase_project(ConnInfo.parse(dsn) if dsn else self._source_as_written())
-        if not url and side == "target":
+        if not url and side == "target" and dsn is None:
             url = self.settings.source.storage_url
         if not url:
             raise UsageError(

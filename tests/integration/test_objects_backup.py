@@ -198,10 +198,16 @@ def test_without_a_key(project: Project, new_storage_project: NewStorageProject)
     assert not told.is_complete
     wrong = SupabaseRest(source.server.url, "sb_secret_wrong")
     told = backed_up(project, source, client=wrong)
-    assert "refuses" in told.left_out
+    assert told.lost == 1
+    assert "refuses" in told.problems[0]
+    other = new_storage_project()
+    told = backed_up(project, source, client=other.client)
+    assert "another project's" in told.problems[0]
+    backed_up(project, source)
+    assert backed_up(project, source, client=wrong).is_complete  # nothing was to be read
+    assert contents_of(project) == source.truth
     wrong.close()
     assert "sb_secret_wrong" not in str(project.events)
-    assert project.opened().body.storage is None
 
 
 def backed_up_or_none(

@@ -1,5 +1,9 @@
 """A whole project with its files by the command line: there, back, and into another project."""
 
+import pytest
+
+from aurora.engines.supabase.rows import chosen_buckets
+from aurora.wiring import Aurora
 from tests.fixtures.hosted_app import make_app
 from tests.fixtures.storage_ground import Ground, give_bytes, last
 
@@ -83,3 +87,28 @@ def test_without_the_sources_key(ground: Ground) -> None:
     path = ground.place.directory / "aurora.toml"
     path.write_text(path.read_text() + "\n[objects]\ninclude = false\n")
     ground.run("backup", "create")
+
+
+def test_backups_in_the_projects_own_storage(ground: Ground) -> None:
+    """The bucket that holds them is no part of them, or they would grow with each run."""
+    server = ground.source.server
+    ground.source.bucket("docs")
+    ground.source.put("docs", "o", b"12345")
+    (ground.place.directory / "aurora.toml").unlink()
+    key = ground.place.directory / "key-a"
+    environment = {
+        "AURORA_PRIMARY_SERVICE_KEY_FILE": str(key),
+        "AURORA_SOURCE_STORAGE_KEY_FILE": str(key),
+        "AURORA_SOURCE_STORAGE_URL": server.url,
+        "AURORA_SOURCE_DSN": ground.source.dsn,
+        "AURORA_PRIMARY_URL": f"supabase+{server.url}/aurora/shop",
+    }
+    (ground.place.directory / "aurora.toml").write_text("")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        source = Aurora.load(ground.place.directory / "aurora.toml").source_objects()
+    assert source.own == ("aurora",)
+    taken, left = chosen_buckets([{"id": "aurora"}, {"id": "docs"}], source.skip, source.own)
+    assert taken == ["docs"]
+    assert left == ["aurora: these backups are in it"]

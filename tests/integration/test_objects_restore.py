@@ -225,3 +225,26 @@ def test_sealed_backup_has_the_files_too(
     plan = ObjectsPlan(backup, target.client, dsn=target.dsn, jobs=4)
     assert run_objects(plan_objects(plan)).is_complete
     assert target.contents() == source.sums()
+
+
+def test_buckets_that_were_left_out(
+    project: Project, new_storage_project: NewStorageProject
+) -> None:
+    """Told once, not as files that are lacking; a bucket of another kind is not made."""
+    source, target = new_storage_project(), new_storage_project()
+    for bucket in ("keep", "cache", "lake"):
+        source.bucket(bucket)
+        source.put(bucket, "o", bucket.encode())
+    source.sql("UPDATE storage.buckets SET type = 'ANALYTICS' WHERE id = 'lake'")
+    project.backup(source.dsn, objects=source.source(skip=("cache",)))
+    for bucket in ("keep", "cache"):
+        target.bucket(bucket)
+        target.put(bucket, "o", b"a row without the source's bytes")
+    report = restored(project, target, rows_decide=True)
+    assert report.uploaded == 1
+    assert (report.failed, report.lost, report.rows_without_bytes) == ([], [], [])
+    assert [note.partition(":")[2].strip() for note in report.notes] == [
+        "bucket cache: on request",
+        "bucket lake: a bucket of the kind ANALYTICS holds no plain objects",
+    ]
+    assert target.sql("SELECT id FROM storage.buckets ORDER BY 1") == [("cache",), ("keep",)]

@@ -3,10 +3,12 @@
 import pytest
 
 from aurora.engines.logical.targets import Target
+from aurora.errors import UnsupportedRepository
 from aurora.operations.log_chain import read_log
 from aurora.operations.recover import plan_recovery, run_recovery
 from aurora.operations.restore import RestoreOptions
 from aurora.operations.stream_lock import StreamRunning
+from aurora.operations.verify import verify_backup
 from aurora.repository.ids import STREAM
 from aurora.repository.verify import Level, verify
 from tests.fixtures.changelog import full, incremental, log_of, logged, prepare
@@ -140,3 +142,56 @@ def test_one_stream_a_source(project: Project, dsn: str) -> None:
         assert second.error.exit_code == 11
         assert "process" in second.error.message
         first.end()
+
+
+def test_a_damaged_piece_is_found_with_the_backup_before_it(project: Project, dsn: str) -> None:
+    full(project, dsn)
+    with streaming(project, dsn) as running:
+        insert(dsn, "a")
+        running.keeps(dsn)
+        running.end()
+    repository = project.repository
+    latest = repository.resolve("latest", LABEL)
+    (first, *_) = [
+        one.object
+        for part in read_log(repository, LABEL, project.events.append)
+        for one in part.log.segments
+    ]
+    project.primary.delete([first])
+
+    found = verify_backup(
+        project.repository, latest, Level.FULL, subset=None, budget_seconds=None,
+        sink=project.events.append,
+    )  # fmt: skip
+
+    assert [one.name for one in found.report.bad] == [first]
+    piece = project.repository.resolve("latest:stream", LABEL)
+    with pytest.raises(UnsupportedRepository, match="a piece of the change log"):
+        project.plan(dsn, piece.id)
+
+
+def test_an_idle_database_holds_no_wal_back(
+    project: Project, dsn: str, new_database: NewDatabase
+) -> None:
+    other = new_database()
+    full(project, dsn)
+    with streaming(project, dsn, idle=0.5) as running:
+        running.streams()
+        for _ in range(3):
+            run_sql(other, "CREATE TABLE IF NOT EXISTS busy AS SELECT 1 AS x")
+            run_sql(other, "SELECT pg_switch_wal()::text")
+        (row,) = run_sql(other, "SELECT pg_current_wal_insert_lsn()::text")
+        eventually(
+            lambda: run_sql(
+                dsn,
+                "SELECT 1 FROM pg_replication_slots WHERE slot_name = 'aurora_app'"
+                f" AND confirmed_flush_lsn >= '{row[0]}'::pg_lsn",
+            ),
+            within=60,
+        )
+        assert len(pieces(project)) <= 2, "positions take the place of positions"
+        running.end()
+    assert logged(project) == []
+    again = incremental(project, dsn)
+    assert (again.type, again.reason) == ("incremental", "")
+    assert pieces(project) == []

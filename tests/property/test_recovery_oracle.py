@@ -49,7 +49,7 @@ class Size:
 
 
 SIZES = [
-    pytest.param(Size(20, 5.0, 4, 1, 300), marks=pytest.mark.timeout(240), id="short"),
+    pytest.param(Size(20, 5.0, 4, 1, 300), marks=pytest.mark.timeout(600), id="short"),
     pytest.param(  # over 64 MB in one transaction: the server spills while it decodes
         Size(220, 40.0, 6, 4, 9_000), marks=[pytest.mark.long, pytest.mark.timeout(3600)], id="long"
     ),

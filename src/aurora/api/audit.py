@@ -11,6 +11,7 @@ from aurora.errors import AuroraError, Cancelled, UsageError
 from aurora.events import EventSink, discard
 from aurora.operations import audit as audit_operation
 from aurora.operations.audit import OK, Entry, Kind
+from aurora.operations.configuration_changes import configuration_changes
 from aurora.repository.door import Repository
 from aurora.repository.trail import TrailReport
 from aurora.wiring import Aurora
@@ -144,6 +145,26 @@ def spool_directory(aurora: Aurora) -> Path:
     return aurora.settings.base / "aurora.state" / "audit"
 
 
+def _note_configuration(aurora: Aurora, repository: Repository, sink: EventSink) -> None:
+    """Record what changed in the configuration since the last run of this machine."""
+    # What is set, not what is default: a newer Aurora with more settings changed nothing.
+    settings = aurora.settings.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    try:
+        changed = configuration_changes(spool_directory(aurora).parent, settings)
+    except OSError:
+        return  # the spool tells of such a disk
+    if changed:
+        record(
+            aurora,
+            repository,
+            "configuration",
+            "changed",
+            {"what": ", ".join(changed), "settings": changed},
+            operation="aurora.toml",
+            sink=sink,
+        )
+
+
 def _opened(aurora: Aurora, storage: str) -> Repository:
     if storage not in ("primary", "secondary"):
         raise UsageError(f"no storage is called {storage!r}", hint="primary or secondary.")
@@ -158,6 +179,8 @@ def _database(aurora: Aurora) -> str:
 
 
 def _write(aurora: Aurora, kind: Kind, operation: str, note: Recording, sink: EventSink) -> None:
+    if note.repository is not None:
+        _note_configuration(aurora, note.repository, sink)
     if note.write:
         record(
             aurora,

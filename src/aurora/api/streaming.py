@@ -4,12 +4,14 @@ import threading
 from collections.abc import Callable
 
 from aurora.api.anomalies import lookout
+from aurora.api.audit import recorded
 from aurora.api.backups import create_backup
 from aurora.api.common import memory_of
 from aurora.events import EventSink, discard
 from aurora.operations import stream as stream_operation
 from aurora.operations.backup import BackupReport
 from aurora.operations.stream import StreamOptions, StreamState
+from aurora.operations.stream_fulls import MakeFull
 from aurora.wiring import Aurora
 
 
@@ -28,12 +30,32 @@ def stream(
 
     Raises: see :func:`aurora.operations.stream.stream`.
     """
-    settings = aurora.settings.stream
 
     def full(_why: str, hear: EventSink) -> BackupReport:
         return create_backup(aurora, sink=hear)
 
-    memory_of(aurora).check(aurora.open_primary(), aurora.database)
+    with recorded(aurora, "run", "stream", sink) as note:
+        note.repository = aurora.open_primary()
+        memory_of(aurora).check(note.repository, aurora.database)
+        state = _stream(aurora, full, stop or threading.Event(), on_status, sink)
+        note.facts |= {
+            "transactions": state.transactions,
+            "pieces": state.pieces,
+            "log_bytes": state.log_bytes,
+            "stored_bytes": state.stored_bytes,
+            "safe_at": state.safe_at,
+        }
+    return state
+
+
+def _stream(
+    aurora: Aurora,
+    full: MakeFull,
+    stop: threading.Event,
+    on_status: Callable[[StreamState], None],
+    sink: EventSink,
+) -> StreamState:
+    settings = aurora.settings.stream
     return stream_operation.stream(
         aurora.source_dsn(),
         aurora.open_primary,
@@ -49,7 +71,7 @@ def stream(
             observe=lookout(aurora, sink).see,
         ),
         make_full=full,
-        stop=stop or threading.Event(),
+        stop=stop,
         on_status=on_status,
         sink=sink,
     )

@@ -185,9 +185,9 @@ class Backup:
 
     @property
     def snapshot(self) -> Snapshot:
-        """Raises UsageError for a piece of the change log."""
+        """Raises UnsupportedRepository for a piece of the change log."""
         if self.body.snapshot is None:
-            raise UsageError(
+            raise UnsupportedRepository(
                 f"{self.entry.id} is a piece of the change log that `aurora stream` stored",
                 hint="It is no backup by itself; recoveries to a point in time use it.",
             )

@@ -23,6 +23,7 @@ from aurora.engines.supabase import rows
 from aurora.engines.supabase.catalogue import Catalogue, Held, Part
 from aurora.engines.supabase.collect import Collected, Collector
 from aurora.engines.supabase.documents import (
+    LOST,
     ObjectEntry,
     ObjectPage,
     ObjectProblem,
@@ -60,6 +61,7 @@ class SourceObjects:
     jobs: int = DEFAULT_JOBS
     max_rate: int | None = None  # bytes a second
     skip: tuple[str, ...] = ()  # names of buckets, or patterns of them
+    own: tuple[str, ...] = ()  # buckets that hold these very backups
     patience: Patience = field(default_factory=lambda: Patience(budget=60.0))  # with one object
 
 
@@ -139,6 +141,7 @@ class ObjectsRun:
         self._buckets: list[dict[str, Any]] = []
         self._skipped: list[str] = []
         self._listed = False
+        self._silent = ""  # why the Storage is not asked for objects at all
         self._directory = tempfile.TemporaryDirectory(prefix="aurora-objects-")
         self._catalogue = Catalogue(Path(self._directory.name))
         self._uses: dict[str, int] = {}
@@ -164,14 +167,19 @@ class ObjectsRun:
             if not rows.has_storage(conn):
                 return
             pin_output(conn)
-            if self._source.client is None or not self._answers(self._source.client):
+            if self._source.client is None:
                 return
-            conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            taken, _ = rows.chosen_buckets(rows.read_buckets(conn), self._source.skip)
-            self._catalogue.want(rows.read_objects(conn, taken))
-            conn.execute("COMMIT")
+            taken, _ = rows.chosen_buckets(
+                rows.read_buckets(conn), self._source.skip, self._source.own
+            )
+            self._silent = self._why_silent(self._source.client, taken)
+            if not self._silent:
+                conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                self._catalogue.want(rows.read_objects(conn, taken))
+                conn.execute("COMMIT")
         self._remember()
-        self._collect()
+        if not self._silent:
+            self._collect()
 
     def see(self, held: HeldSnapshot) -> None:
         """List the objects of the snapshot. Raises SourceError."""
@@ -180,14 +188,16 @@ class ObjectsRun:
             return
         count, size = rows.count_objects(conn)
         self._buckets = rows.read_buckets(conn)
-        if self._source.client is None or self.report.left_out:
+        if self._source.client is None:
             if count:
-                why = self.report.left_out or "no key of the project's Storage is configured"
                 self.report.left_out = (
-                    f"{plural(count, 'object')} of its Storage ({format_size(size)}): {why}"
+                    f"{plural(count, 'object')} of its Storage ({format_size(size)}): no key of "
+                    "the project's Storage is configured"
                 )
             return
-        taken, self._skipped = rows.chosen_buckets(self._buckets, self._source.skip)
+        taken, self._skipped = rows.chosen_buckets(
+            self._buckets, self._source.skip, self._source.own
+        )
         self._skipped += [f"{what}: not covered" for what in rows.uncovered(conn)]
         self._catalogue.want(rows.read_objects(conn, taken))
         self._listed = True
@@ -201,21 +211,31 @@ class ObjectsRun:
         if not self._listed:
             self._tell()
             return None, []
-        self._collect()
+        if self._silent:
+            for row in self._catalogue.to_read():
+                why = Held(0, "", (), f"{LOST}: {self._silent}")
+                self._catalogue.hold(row.bucket, row.name, row.identity, why)
+        else:
+            self._collect()
         assert self._source.client is not None
         part = self._write(self._source.client.url)
         self._tell()
         return part, [Ref(name, raw) for name, raw in self._uses.items()]
 
-    def _answers(self, client: SupabaseRest) -> bool:
-        """Whether the Storage lets us in: asked once, before thousands of refusals."""
+    def _why_silent(self, client: SupabaseRest, taken: list[str]) -> str:
+        """Why the Storage cannot be asked for these buckets' objects; "" where it can.
+
+        Asked once, before thousands of refusals.
+        """
         try:
             seen = {str(bucket.get("id")) for bucket in client.buckets()}
         except AuroraError as error:
-            self.report.left_out = error.message
-            return False
-        del seen
-        return True
+            return error.message
+        if hidden := sorted(set(taken) - seen):
+            return (
+                f"the Storage at {client.url} has no bucket {hidden[0]}: is it another project's?"
+            )
+        return ""
 
     def _remember(self) -> None:
         """Hold what the newest backup holds, as far as it may be named again."""
@@ -227,9 +247,11 @@ class ObjectsRun:
         try:
             for page in pages(before):
                 good = [self._keeper.may_name(pack) for pack in page.packs]
-                for entry in page.entries:
-                    if not entry.note and all(good[piece.pack] for piece in entry.pieces):
-                        self._hold(entry, page)
+                self._catalogue.hold_all(
+                    _held_in(page, entry)
+                    for entry in page.entries
+                    if not entry.note and all(good[piece.pack] for piece in entry.pieces)
+                )
         except IntegrityError as error:
             self._sink(
                 Warned(
@@ -239,24 +261,6 @@ class ObjectsRun:
                     f"Run `aurora backup verify {before.entry.id}`. What it held is read again.",
                 )
             )
-
-    def _hold(self, entry: ObjectEntry, page: ObjectPage) -> None:
-        parts = tuple(
-            Part(
-                page.packs[piece.pack].object,
-                page.packs[piece.pack].raw,
-                piece.offset,
-                piece.length,
-            )
-            for piece in entry.pieces
-        )
-        row = ObjectRow(
-            entry.bucket, entry.name, entry.version, "", "", "", entry.updated_at, "", "",
-            etag=entry.etag, size=entry.size,
-        )  # fmt: skip
-        self._catalogue.hold(
-            entry.bucket, entry.name, row.identity, Held(entry.size, entry.sha256, parts)
-        )
 
     def _collect(self) -> Collected:
         assert self._source.client is not None
@@ -389,6 +393,20 @@ class _PageBuilder:
             number = self._numbers[part.object] = len(self.packs)
             self.packs.append(Stored(part.object, part.raw))
         return number
+
+
+def _held_in(page: ObjectPage, entry: ObjectEntry) -> tuple[str, str, str, Held]:
+    """Bucket, name and identity of an entry, and where its bytes are."""
+    parts = tuple(
+        Part(page.packs[piece.pack].object, page.packs[piece.pack].raw, piece.offset, piece.length)
+        for piece in entry.pieces
+    )
+    row = ObjectRow(
+        entry.bucket, entry.name, entry.version, "", "", "", entry.updated_at, "", "",
+        etag=entry.etag, size=entry.size,
+    )  # fmt: skip
+    held = Held(entry.size, entry.sha256, parts)
+    return entry.bucket, entry.name, row.identity, held
 
 
 def _told(note: str) -> str:

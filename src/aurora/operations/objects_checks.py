@@ -43,7 +43,7 @@ def check_objects(dsn: str, source: SourceObjects) -> Iterator[Finding]:
     except StorageError as error:
         yield failed("storage-refused", f"the source's Storage: {error.message}", error.hint)
         return
-    taken, left = rows.chosen_buckets(buckets, source.skip)
+    taken, left = rows.chosen_buckets(buckets, source.skip, source.own)
     if hidden := sorted(set(taken) - seen):
         yield failed(
             "storage-other-project",

@@ -243,8 +243,16 @@ class _Restore:
         assert part is not None
         self._sink(PhaseBegun(PHASE, part.bytes if not self._plan.path else None))
         for bucket in part.buckets:
-            if self._wants_bucket(str(bucket["id"])) and self._uploader.make_bucket(bucket):
+            plain = str(bucket.get("type") or "STANDARD") == "STANDARD"
+            wanted = plain and self._wants_bucket(str(bucket["id"]))
+            if wanted and self._uploader.make_bucket(bucket):
                 self.report.buckets_made.append(str(bucket["id"]))
+        if not self._plan.path:
+            self.report.notes += [
+                f"not in the backup: bucket {what}"
+                for what in part.skipped
+                if self._wants_bucket(what.partition(":")[0])
+            ]
         entries = self._entries()
 
         def work() -> None:
@@ -269,6 +277,10 @@ class _Restore:
             self._sink(Warned("object-not-restored", line))
         return self.report
 
+    def _left_out(self) -> set[str]:
+        part = self._plan.backup.body.storage
+        return {what.partition(":")[0] for what in part.skipped} if part is not None else set()
+
     def _wants_bucket(self, name: str) -> bool:
         wanted = self._plan.bucket or self._plan.path.partition("/")[0]
         return not wanted or name == wanted
@@ -292,7 +304,8 @@ class _Restore:
             pin_output(conn)
             conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             names = [str(one["id"]) for one in rows.read_buckets(conn)]
-            wanted = [name for name in names if self._wants_bucket(name)]
+            left = self._left_out()
+            wanted = [name for name in names if self._wants_bucket(name) and name not in left]
             there = rows.read_objects(conn, wanted)
             row = next(there, None)
             for key, found in _grouped(self._plan.backup, *self._plan.others):

@@ -31,7 +31,7 @@ from aurora.errors import (
     SourceError,
     StorageError,
 )
-from aurora.events import EventSink, Noted, Warned
+from aurora.events import EventSink, Noted, Warned, discard
 from aurora.operations.log_state import (
     LogSource,
     Place,
@@ -176,9 +176,8 @@ class _Supervisor:
                         patience = _LOCK_PATIENCE_AGAIN if self._begun else _LOCK_PATIENCE
                         lock_stream(conn, self._names, patience=patience)
                         self._with_source(conn)
-                except StreamRunning:
-                    raise
-                except SourceError as error:
+                except (StreamRunning, SourceError) as error:
+                    # A connection that was cut may hold the lock until the server notices.
                     if not self._begun or isinstance(error, SlotGone):
                         raise
                     self._trouble("source-down", error)
@@ -244,6 +243,7 @@ class _Supervisor:
             self._judge,
             lambda: source.health(user_limit=self.options.max_wal, stalled_drains=self._stalled),
             self._fulls.see,
+            self.sink,
         )
         try:
             self._follow(source, keeper, watch, begin)
@@ -458,7 +458,7 @@ class _Supervisor:
             return
         plan = plan_prepare(self.dsn, self.options.database, skip=self.options.skip)
         with contextlib.suppress(Incomplete):  # the full waits for older transactions too
-            run_prepare(plan, sink=self.sink, timeout=_BARRIER_SECONDS)
+            run_prepare(plan, sink=discard, timeout=_BARRIER_SECONDS)
 
     def _never_kept(self) -> bool:
         repository = self._repository

@@ -34,6 +34,7 @@ from aurora.version import __version__
 _SMALL_BYTES = 1 << 20  # segments below are joined when their pieces are gathered
 _WAITING_BYTES = 2 * CUT_BYTES  # sealed and not yet handed to the writer
 _UPLOADS = 4
+_TTL_SECONDS = 2 * 3600.0  # so long a collector waits for a stream that was killed
 _IN_FLIGHT_BYTES = 4 * CUT_BYTES
 
 
@@ -112,6 +113,7 @@ class Keeper:
         self._repository = repository
         self._options = options
         self._log = begin
+        self._base = begin.base
         self._look = look
         self._figures = figures
         self._queue: queue.Queue[tuple[bytes, Segment] | Cut | None] = queue.Queue()
@@ -123,6 +125,7 @@ class Keeper:
         self._sequences: dict[int, Sequence_] = {}
         self._group_since = 0.0
         self._writer: Writer | None = None
+        self._counted = 0  # bytes stored by this writer that are in the figures
         self._error: BaseException | None = None
         self._abandoned = False
         self._may_delete = True
@@ -153,7 +156,7 @@ class Keeper:
 
     def set_base(self, backup_id: str) -> None:
         """Pieces lean on another full from now on."""
-        self._log = msgspec.structs.replace(self._log, base=backup_id)
+        self._base = backup_id
 
     def finish(self, *, within: float) -> bool:
         """Store what was cut, gather, end the thread; whether that was done in time."""
@@ -210,8 +213,10 @@ class Keeper:
                 level=self._options.level,
                 workers=_UPLOADS,
                 bytes_in_flight=_IN_FLIGHT_BYTES,
+                ttl_seconds=_TTL_SECONDS,
                 reuse=False,
             )
+            self._counted = 0
             self._group_since = time.monotonic()
         return self._writer
 
@@ -231,6 +236,7 @@ class Keeper:
             before = None
         log = msgspec.structs.replace(
             self._log,
+            base=self._base,
             from_lsn=before.log.from_lsn if before else self._log.to_lsn,
             to_lsn=max(cut.position, self._log.to_lsn),
             to_at=_later(cut.to_at, self._log.to_at),
@@ -261,7 +267,6 @@ class Keeper:
         self, writer: Writer, log: LogPart, sequences: tuple[Sequence_, ...], *, last: bool
     ) -> BackupEntry:
         body = Body(ENGINE, __version__, (), log=log, sequences=sequences)
-        before = writer.stats.stored_bytes
         created_at = clock.now()
         entry = writer.commit(
             backup_id=new_backup_id(STREAM, created_at),
@@ -271,7 +276,8 @@ class Keeper:
             uses=[Ref(segment.object, segment.raw) for segment in log.segments],
             last=last,
         )
-        self._figures.stored_bytes += writer.stats.stored_bytes - before
+        self._figures.stored_bytes += writer.stats.stored_bytes - self._counted
+        self._counted = writer.stats.stored_bytes
         return entry
 
     def _gather_if_due(self) -> None:

@@ -16,6 +16,8 @@ from aurora.engines.logical.fingerprint import fingerprint
 from aurora.engines.logical.names import Connection
 from aurora.engines.logical.receiver import HEARTBEAT
 from aurora.engines.logical.slot import LogNames
+from aurora.errors import SourcePrivilege
+from aurora.events import EventSink, Warned
 from aurora.operations.slot_health import SlotHealth, read_slot_facts, slot_health
 from aurora.operations.stream_keeper import Schema
 from aurora.postgres.errors import translated
@@ -24,6 +26,11 @@ MARK_SECONDS = 1.0
 HEALTH_SECONDS = 5.0
 SCHEMA_SECONDS = 15.0
 STUCK_SECONDS = 3.0  # that a moment may wait before the source is made to write a little
+
+_MUTE = (
+    "GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) to it. Until then the "
+    "slot of an idle database holds WAL back for longer, and an incremental cannot ask the stream."
+)
 
 T = TypeVar("T")
 
@@ -124,7 +131,9 @@ class Watch:
     on_health: Callable[[SlotHealth | None], None]
     health_now: Callable[[], SlotHealth | None]
     on_schema: Callable[[str], None]
+    on_trouble: EventSink
     error: BaseException | None = None
+    _mute: bool = False
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -143,6 +152,15 @@ class Watch:
         except BaseException as error:  # noqa: BLE001 - carried to the thread that can tell it
             self.error = error
 
+    def _beat(self) -> None:
+        try:
+            self.source.beat()
+        except SourcePrivilege as error:
+            if not self._mute:
+                told = f"the role may not write heartbeats: {error.message}"
+                self.on_trouble(Warned("stream-mute", told, _MUTE))
+            self._mute = True
+
     def _look(self) -> None:
         beat = looked = schema = time.monotonic()
         self.on_health(self.health_now())
@@ -154,7 +172,7 @@ class Watch:
             safe = self.marks.safe
             stuck = safe is None or safe[1] > STUCK_SECONDS
             if now - beat >= self.heartbeat or (stuck and now - beat >= 10 * MARK_SECONDS):
-                self.source.beat()
+                self._beat()
                 beat = now
             if now - looked >= HEALTH_SECONDS:
                 self.on_health(self.health_now())

@@ -15,7 +15,7 @@ from aurora.operations.seal import recipients_of
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import ClosedRepository, Repository
 from aurora.repository.heal import heal
-from aurora.repository.ids import SEALED, resolve
+from aurora.repository.ids import APART, SEALED, STREAM, resolve
 from aurora.repository.layout import ObjectType, parse_dated
 from aurora.repository.mirror import MirrorView
 from aurora.repository.refs import Refs
@@ -45,14 +45,45 @@ def verify_backup(
     budget_seconds: float | None,
     sink: EventSink,
 ) -> Verified:
-    """See :func:`aurora.repository.verify.verify`."""
+    """See :func:`aurora.repository.verify.verify`.
+
+    With the pieces of the log that a stream stored after it, up to the next backup.
+    """
+    chosen = [entry, *_streamed_since(repository, entry)]
     report = verify(
-        repository, entry, level, subset=subset, budget_seconds=budget_seconds, sink=sink
+        repository, chosen, level, subset=subset, budget_seconds=budget_seconds, sink=sink
     )
+    gone = _removed_since(repository, chosen[1:], report)
+    report.bad = [one for one in report.bad if one.name not in gone]
     recipients: list[str] = []
     if entry.type == SEALED and isinstance(repository, Repository) and report.ok:
         recipients = recipients_of(repository, entry)
     return Verified(entry, report, tables_touched(repository, entry, report.bad), recipients)
+
+
+def _streamed_since(repository: ClosedRepository, entry: BackupEntry) -> list[BackupEntry]:
+    if entry.type in (*APART, STREAM):
+        return []
+    later = [one for one in repository.backups(entry.database) if one.created_at > entry.created_at]
+    found: list[BackupEntry] = []
+    for one in later:
+        if one.type == STREAM:
+            found.append(one)
+        elif one.type not in APART:
+            break
+    return found
+
+
+def _removed_since(
+    repository: ClosedRepository, pieces: Iterable[BackupEntry], report: VerifyReport
+) -> set[str]:
+    """Refs and manifests of pieces that were gathered and removed while this looked."""
+    bad = {one.name for one in report.bad}
+    names = {name: one for one in pieces for name in (one.refs_name, one.manifest_name)}
+    catalog = repository.catalog_alone()
+    return {
+        name for name in bad & names.keys() if catalog.is_gone(names[name].database, names[name].id)
+    }
 
 
 def tables_touched(
@@ -66,6 +97,8 @@ def tables_touched(
         backup = Backup(repository, entry)
     except AuroraError:
         return {}
+    if backup.is_piece:
+        return {name: ["(the change log)"] for name in names}
     tables = {t.oid: shown(t.schema, t.name) for t in backup.snapshot.tables}
     found: dict[str, list[str]] = {}
     for one in backup.body.objects:

@@ -1,5 +1,6 @@
 """Which backups a repository holds, by its names and refs alone."""
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -7,9 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from aurora.errors import IntegrityError, UsageError
+from aurora.errors import IntegrityError, ObjectMissing, UsageError
 from aurora.repository import ids
 from aurora.repository.layout import ObjectType, backup_name, parse_dated, refs_name
+from aurora.repository.presence import stored_size
 from aurora.repository.reader import ObjectReader
 from aurora.repository.refs import Refs, read_refs
 
@@ -74,11 +76,15 @@ class Catalog:
         names = sorted(sizes)
         with self._lock:
             unread = [name for name in names if name not in self._entries]
-        for _ in self.read_all(unread):
-            pass  # refs() remembers what was read; not damage, since healing may mend it
+        # refs() remembers what was read; not damage, since healing may mend it
+        there = {name for name, _ in self.read_all(unread)}
         with self._lock:
             held = {name: self._entries.get(name) for name in names}
-        found = [_checked(held[name], name, sizes[name]) for name in names]
+        found = [
+            _checked(held[name], name, sizes[name])
+            for name in names
+            if held[name] is not None or name in there
+        ]
         return sorted(found, key=lambda entry: (entry.created_at, entry.id, entry.database))
 
     def resolve(self, text: str, database: str | None = None) -> BackupEntry:
@@ -101,23 +107,37 @@ class Catalog:
     def read_all(
         self, names: Iterable[tuple[str, str]]
     ) -> Iterator[tuple[tuple[str, str], Refs | IntegrityError]]:
-        """The refs of many backups, read side by side; damage is returned, not raised."""
+        """The refs of many backups, read side by side; damage is returned, not raised.
 
-        def read(name: tuple[str, str]) -> tuple[tuple[str, str], Refs | IntegrityError]:
+        One that was removed since *names* were listed is left out: its manifest is gone too.
+        """
+
+        def read(name: tuple[str, str]) -> tuple[tuple[str, str], Refs | IntegrityError | None]:
             try:
                 return name, self.refs(*name)
+            except ObjectMissing as error:
+                return name, None if self.is_gone(*name) else error
             except IntegrityError as error:
                 return name, error
 
         # Refs of a large backup take many megabytes: read no further ahead than is used.
-        ahead: deque[Future[tuple[tuple[str, str], Refs | IntegrityError]]] = deque()
+        ahead: deque[Future[tuple[tuple[str, str], Refs | IntegrityError | None]]] = deque()
         with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="aurora-refs") as pool:
-            for name in names:
-                ahead.append(pool.submit(read, name))
-                if len(ahead) >= _PARALLEL:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+            waiting = iter(names)
+            while True:
+                for name in itertools.islice(waiting, _PARALLEL - len(ahead)):
+                    ahead.append(pool.submit(read, name))
+                if not ahead:
+                    return
+                name, found = ahead.popleft().result()
+                if found is not None:
+                    yield name, found
+
+    def is_gone(self, database: str, backup: str) -> bool:
+        """Whether no storage has the manifest: the backup was removed. Raises StorageError."""
+        name = backup_name(database, backup)
+        storages = (self._reader.storage, self._reader.fallback)
+        return all(one is None or stored_size(one, name) is None for one in storages)
 
     def refs_names(self, database: str | None = None) -> list[tuple[str, str]]:
         """(database, backup id) of every refs object, with or without a manifest."""

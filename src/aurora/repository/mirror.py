@@ -20,7 +20,7 @@ from aurora.repository.config import read_config
 from aurora.repository.damage import damaged
 from aurora.repository.door import ClosedRepository
 from aurora.repository.ground import Ground
-from aurora.repository.layout import CONFIG, ObjectType, refs_name
+from aurora.repository.layout import CONFIG, ObjectType, backup_name, refs_name
 from aurora.repository.mirror_view import MirrorView
 from aurora.repository.reader import ObjectReader
 from aurora.repository.refs import RefObject, Refs, read_refs
@@ -126,6 +126,8 @@ class _Run:
         catalog = Catalog(ObjectReader(self._primary), self._closed.repository_id, None)
         for database, backup in catalog.names():  # oldest first
             self._copy_backup(database, backup, pool)
+            if self.report.lacking[database, backup] and catalog.is_gone(database, backup):
+                self._forget(database, backup)  # removed on the primary while this ran
         self._sink(
             PhaseEnded(
                 PHASE, f"{self.report.copied_objects} objects, {self.report.copied_bytes} bytes"
@@ -245,6 +247,11 @@ class _Run:
     def _require_taken(self, name: str, size: int) -> None:
         if self._mirror.head(name).size != size:
             raise damaged(name, "the secondary took only a part of it")
+
+    def _forget(self, database: str, backup: str) -> None:
+        self.report.lacking.pop((database, backup))
+        for name in (refs_name(database, backup), backup_name(database, backup)):
+            self.report.bad.pop(name, None)
 
     def _note_bad(self, name: str, error: IntegrityError) -> None:
         with self._lock:

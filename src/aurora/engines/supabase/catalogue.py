@@ -18,9 +18,9 @@ from aurora.engines.supabase.rows import ObjectRow
 _BATCH = 500
 _SCHEMA = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE;
+PRAGMA cache_size = -65536;
 CREATE TABLE held (bucket TEXT, name TEXT, identity TEXT, size INTEGER, sha256 TEXT,
     pieces BLOB, note TEXT, PRIMARY KEY (bucket, name, identity)) WITHOUT ROWID;
-CREATE INDEX held_content ON held (sha256);
 CREATE TABLE wanted (bucket TEXT, name TEXT, identity TEXT, size INTEGER, row BLOB,
     PRIMARY KEY (bucket, name)) WITHOUT ROWID;
 """
@@ -55,6 +55,7 @@ class Catalogue:
         )
         self._db.executescript(_SCHEMA)
         self._db.execute("BEGIN")
+        self._indexed = False
 
     def close(self) -> None:
         """Let go of the file."""
@@ -62,16 +63,24 @@ class Catalogue:
 
     def hold(self, bucket: str, name: str, identity: str, held: Held) -> None:
         """Note where a version's bytes are."""
-        values = (
-            bucket, name, identity, held.size, held.sha256,
-            msgspec.json.encode(held.parts), held.note,
-        )  # fmt: skip
+        self.hold_all([(bucket, name, identity, held)])
+
+    def hold_all(self, found: Iterable[tuple[str, str, str, Held]]) -> None:
+        """The same of many: bucket, name, identity and where the bytes are."""
+        values = [
+            (bucket, name, identity, held.size, held.sha256, msgspec.json.encode(held.parts),
+             held.note)
+            for bucket, name, identity, held in found
+        ]  # fmt: skip
         with self._lock:
-            self._db.execute("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+            self._db.executemany("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def with_content(self, sha256: str, size: int) -> Held | None:
         """Bytes that are the very same, held for another object."""
         with self._lock:
+            if not self._indexed:  # after the many of an earlier backup: in one go
+                self._db.execute("CREATE INDEX held_content ON held (sha256)")
+                self._indexed = True
             row = self._db.execute(
                 "SELECT size, sha256, pieces, '' FROM held WHERE sha256 = ? AND size = ? LIMIT 1",
                 (sha256, size),

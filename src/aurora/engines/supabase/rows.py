@@ -131,9 +131,9 @@ def read_objects(conn: Connection, buckets: Sequence[str]) -> Iterator[ObjectRow
 
 
 def chosen_buckets(
-    buckets: Sequence[dict[str, Any]], skip: Sequence[str]
+    buckets: Sequence[dict[str, Any]], skip: Sequence[str], own: Sequence[str] = ()
 ) -> tuple[list[str], list[str]]:
-    """The names of the buckets to read, and why others are not."""
+    """The names of the buckets to read, and why others are not. *own*: of backups themselves."""
     taken: list[str] = []
     left: list[str] = []
     for bucket in buckets:
@@ -141,6 +141,8 @@ def chosen_buckets(
         kind = str(bucket.get("type") or "STANDARD")
         if kind != "STANDARD":
             left.append(f"{name}: a bucket of the kind {kind} holds no plain objects")
+        elif name in own:
+            left.append(f"{name}: these backups are in it")
         elif any(fnmatch.fnmatchcase(name, pattern) for pattern in skip):
             left.append(f"{name}: on request")
         else:

@@ -16,7 +16,7 @@ import psycopg
 
 from aurora.engines.logical.names import Connection
 from aurora.engines.supabase.documents import ObjectEntry
-from aurora.errors import ObjectMissing, StorageUnavailable, StorageUnfit
+from aurora.errors import ObjectMissing, StorageError, StorageUnavailable, StorageUnfit
 from aurora.events import EventSink
 from aurora.postgres.errors import translated
 from aurora.storage.base import ObjectExists
@@ -100,7 +100,7 @@ class Uploader:
         for bucket, limits in self._relaxed.items():
             try:
                 self.client.update_bucket(bucket, limits)
-            except (StorageUnfit, StorageUnavailable, ObjectMissing) as error:
+            except (StorageError, ObjectMissing) as error:
                 left.append(f"the limits of bucket {bucket} are still lifted: {error.message}")
         return left
 

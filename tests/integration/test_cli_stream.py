@@ -1,0 +1,51 @@
+"""`aurora stream` as people and supervisors run it: lines, signals, exit codes."""
+
+import json
+import signal
+
+import pytest
+
+from tests.fixtures.faults import Workplace, run_sql
+
+pytest_plugins = ["tests.fixtures.backups", "tests.fixtures.stands"]
+
+
+@pytest.mark.timeout(300)
+def test_a_stream_from_the_command_line(workplace: Workplace) -> None:
+    """It makes the full that it needs, shows the RPO, ends in order by SIGTERM, and once only."""
+    refused = workplace.run("stream", "--json")
+    assert (refused.code, refused.error["code"]) == (23, "slot-gone")
+    assert "source prepare" in refused.error["hint"]
+    assert workplace.run("source", "prepare", "--yes").code == 0
+
+    running = workplace.start("stream", "--json", "--interval", "100ms")
+    assert running.stdout is not None
+    seen = []
+    for line in running.stdout:
+        seen.append(json.loads(line))
+        if seen[-1].get("state") == "streaming" and not seen[-1]["full"] and len(seen) > 9:
+            break
+    run_sql(workplace.dsn, "INSERT INTO customers (name) VALUES ('streamed')")
+    second = workplace.run("stream", "--json")
+    assert (second.code, second.error["code"]) == (11, "stream-running")
+    made = workplace.run("backup", "create", "--type", "incremental", "--json")
+    assert made.lines[-1]["type"] == "incremental", made.lines[-1]["reason"]
+    run_sql(workplace.dsn, "INSERT INTO customers (name) VALUES ('the last one')")
+    running.send_signal(signal.SIGTERM)
+    done = workplace.finish(running, within=120)
+
+    assert done.code == 0
+    (*_, summary) = done.lines
+    assert summary["message_type"] == "summary"
+    assert summary["state"] == "stopped"
+    assert summary["transactions"] >= 2
+    shown = workplace.run("log", "show", "--json").lines
+    assert sum("public.customers" in one.get("tables", {}) for one in shown) == 2
+    listed = workplace.run("backup", "list", "--json").lines[-1]["backups"]
+    assert [one["type"] for one in listed] == ["full", "incremental"]
+    begun, ended = workplace.ended_leases()
+    assert begun == ended
+
+
+def test_a_time_that_is_none_is_a_usage_error(workplace: Workplace) -> None:
+    assert workplace.run("stream", "--interval", "soon").code == 2
