@@ -10,7 +10,10 @@ from aurora.version import __version__
 
 if TYPE_CHECKING:
     from aurora.api import (
+        audit_entries,
+        audit_security,
         create_backup,
+        drill,
         heal_backups,
         list_backups,
         mark_point,
@@ -19,9 +22,12 @@ if TYPE_CHECKING:
         restore_options,
         restore_point,
         restore_table,
+        run_recovery_test,
         status,
         stream,
+        validate,
         verify_all,
+        verify_audit,
         verify_backup,
     )
     from aurora.engines.logical.targets import Target
@@ -35,7 +41,10 @@ __all__ = [
     "TableOptions",
     "Target",
     "__version__",
+    "audit_entries",
+    "audit_security",
     "create_backup",
+    "drill",
     "heal_backups",
     "list_backups",
     "mark_point",
@@ -44,9 +53,12 @@ __all__ = [
     "restore_options",
     "restore_point",
     "restore_table",
+    "run_recovery_test",
     "status",
     "stream",
+    "validate",
     "verify_all",
+    "verify_audit",
     "verify_backup",
 ]
 

@@ -81,6 +81,27 @@ def test_a_storage_that_is_away_loses_no_record(workplace: Workplace) -> None:
     assert _waiting(workplace) == []
 
 
+def test_a_changed_configuration_is_recorded(workplace: Workplace) -> None:
+    """By the next run, with old and new value."""
+    assert workplace.run("backup", "create").code == 0
+    config = workplace.directory / "aurora.toml"
+    config.write_text(config.read_text() + '\n[goals]\nrto = "1 h"\n')
+    assert workplace.run("backup", "create", "--jobs", "1").code == 0
+    records = workplace.run("audit", "show", "--kind", "configuration", "--json").lines[:-1]
+    assert [one["facts"]["settings"] for one in records] == [
+        {"goals.rto": {"before": None, "now": "3600.0"}}
+    ]
+
+
 def _waiting(workplace: Workplace) -> list[Path]:
     spool = workplace.directory / "aurora.state" / "audit"
     return [path for path in spool.glob("*.json") if path.name != "seen.json"]
+
+
+def test_what_was_read_from_the_secondary_is_recorded_on_the_primary(workplace: Workplace) -> None:
+    """Where everybody looks; on the secondary only while the primary is away."""
+    assert workplace.run("backup", "create").code == 0
+    assert workplace.run("backup", "verify", "latest", "--storage", "secondary").code == 0
+    told = workplace.run("audit", "show", "--kind", "verify", "--json").lines
+    assert told[0]["facts"]["storage"] == "secondary"
+    assert told[-1]["records"] == 1

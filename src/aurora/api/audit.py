@@ -11,7 +11,9 @@ from aurora.errors import AuroraError, Cancelled, UsageError
 from aurora.events import EventSink, discard
 from aurora.operations import audit as audit_operation
 from aurora.operations.audit import OK, Entry, Kind
+from aurora.operations.configuration_changes import configuration_changes
 from aurora.repository.door import Repository
+from aurora.repository.mirror import MirrorView
 from aurora.repository.trail import TrailReport
 from aurora.wiring import Aurora
 
@@ -144,6 +146,34 @@ def spool_directory(aurora: Aurora) -> Path:
     return aurora.settings.base / "aurora.state" / "audit"
 
 
+def _primary_or(aurora: Aurora, repository: Repository) -> Repository:
+    """The primary, where records belong; *repository*, on the secondary, while it is away."""
+    try:
+        return aurora.open_primary()
+    except AuroraError:
+        return repository
+
+
+def _note_configuration(aurora: Aurora, repository: Repository, sink: EventSink) -> None:
+    """Record what changed in the configuration since the last run of this machine."""
+    # What is set, not what is default: a newer Aurora with more settings changed nothing.
+    settings = aurora.settings.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    try:
+        changed = configuration_changes(spool_directory(aurora).parent, settings)
+    except OSError:
+        return  # the spool tells of such a disk
+    if changed:
+        record(
+            aurora,
+            repository,
+            "configuration",
+            "changed",
+            {"what": ", ".join(changed), "settings": changed},
+            operation="aurora.toml",
+            sink=sink,
+        )
+
+
 def _opened(aurora: Aurora, storage: str) -> Repository:
     if storage not in ("primary", "secondary"):
         raise UsageError(f"no storage is called {storage!r}", hint="primary or secondary.")
@@ -158,6 +188,10 @@ def _database(aurora: Aurora) -> str:
 
 
 def _write(aurora: Aurora, kind: Kind, operation: str, note: Recording, sink: EventSink) -> None:
+    if note.repository is not None and isinstance(note.repository.storage, MirrorView):
+        note.repository = _primary_or(aurora, note.repository)
+    if note.repository is not None:
+        _note_configuration(aurora, note.repository, sink)
     if note.write:
         record(
             aurora,

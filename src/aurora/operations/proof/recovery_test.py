@@ -27,6 +27,7 @@ from aurora.operations.proof.checks import (
     Check,
     Outcome,
     failed,
+    judged,
     of_error,
     passed,
     skipped,
@@ -49,6 +50,7 @@ from aurora.operations.reports import RestoreReport
 from aurora.operations.restore import RestoreOptions, plan_restore, run_restore
 from aurora.operations.window import recovery_window
 from aurora.repository.door import Repository
+from aurora.repository.verify import Level, verify
 from aurora.units import format_duration, plural
 
 NEWEST, POINT, CROSSING = "newest full backup", "random point", "from one full to the next"
@@ -155,10 +157,21 @@ def _run_trials(
         if point is not None:
             _try_point(point, POINT, server, options, report, Stopwatch(sink))
     if options.full:
+        trial.checks.append(timed("every stored object", lambda: _every_object(backup, sink)))
         found = _found(report, CROSSING, lambda: crossing(repository, database, sink=sink))
         if found is not None:
             other = Backup(repository, repository.resolve(found.full, database))
             _try_point(found.point, CROSSING, server, options, report, Stopwatch(sink), other)
+
+
+def _every_object(backup: Backup, sink: EventSink) -> Check:
+    """All that the backup names is there and opens: rows, and files of Supabase Storage."""
+    assert isinstance(backup.repository, Repository)
+    found = verify(backup.repository, backup.entry, Level.FULL, sink=sink)
+    told = f"{plural(found.checked_objects, 'object')} opened and followed"
+    if backup.body.storage is not None:
+        told += ", the files of Supabase Storage among them"
+    return judged("every stored object", told, [f"{b.problem}: {b.name}" for b in found.bad])
 
 
 def _found(report: TestReport, what: str, look: Callable[[], T | None]) -> T | None:
