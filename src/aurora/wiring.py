@@ -31,6 +31,8 @@ from aurora.storage.open import Patience, open_storage
 from aurora.storage.supabase_rest import SupabaseRest
 
 DEFAULT_CONFIG = Path("aurora.toml")
+_TIMEOUT = 300.0  # seconds for one request to a storage
+_HASTY_TIMEOUT = 30.0  # where somebody waits for an answer, and nothing large is read
 Place = Literal["primary", "secondary"]
 Ask = Callable[[str], str | None]  # a question -> the answer, None where nobody can answer
 
@@ -218,6 +220,7 @@ class Aurora:
                     self._credentials(place, settings),
                     base_directory=self.settings.base,
                     patience=self._patience,
+                    timeout=_TIMEOUT if self._patience is None else _HASTY_TIMEOUT,
                     sink=self._sink,
                 )
             return self._storages[place]

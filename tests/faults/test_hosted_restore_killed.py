@@ -99,14 +99,18 @@ def looked_at(dsn: str) -> Look:
     return found
 
 
+@pytest.mark.parametrize("moments", [MOMENTS[:4], MOMENTS[4:8], MOMENTS[8:]])
 def test_killed_at_many_moments(
-    kept: tuple[Project, str], new_project: NewProject, tmp_path: Path
+    kept: tuple[Project, str],
+    new_project: NewProject,
+    tmp_path: Path,
+    moments: list[tuple[str, str]],
 ) -> None:
     """After each: marked or as before, nothing in the services' tables; the next one is whole."""
     project, source = kept
     target = new_project()
     seen = set()
-    for words, when in MOMENTS:
+    for words, when in moments:
         done = run_program(
             PROGRAM, a=str(tmp_path / "a"), b=str(tmp_path / "b"), target=target,
             words=words, when=when,

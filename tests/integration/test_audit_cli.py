@@ -96,3 +96,12 @@ def test_a_changed_configuration_is_recorded(workplace: Workplace) -> None:
 def _waiting(workplace: Workplace) -> list[Path]:
     spool = workplace.directory / "aurora.state" / "audit"
     return [path for path in spool.glob("*.json") if path.name != "seen.json"]
+
+
+def test_what_was_read_from_the_secondary_is_recorded_on_the_primary(workplace: Workplace) -> None:
+    """Where everybody looks; on the secondary only while the primary is away."""
+    assert workplace.run("backup", "create").code == 0
+    assert workplace.run("backup", "verify", "latest", "--storage", "secondary").code == 0
+    told = workplace.run("audit", "show", "--kind", "verify", "--json").lines
+    assert told[0]["facts"]["storage"] == "secondary"
+    assert told[-1]["records"] == 1

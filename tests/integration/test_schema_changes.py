@@ -16,10 +16,12 @@ from aurora.operations.log import transactions
 from aurora.operations.recover import run_recovery
 from aurora.operations.source import plan_prepare, plan_undo, run_prepare, run_undo
 from aurora.postgres.server import open_control
+from tests.fixtures.faults import eventually
 from tests.fixtures.hosted import NewProject
 from tests.fixtures.looks import Look, compare, look, run_script, run_sql
 from tests.fixtures.postgres import NewDatabase
 from tests.fixtures.projects import LABEL, NewRole, NewTarget, Project
+from tests.fixtures.streaming import streaming
 from tests.integration.test_restore_point import Story, rows
 
 pytest_plugins = ["tests.fixtures.backups"]
@@ -380,6 +382,30 @@ def test_carried_changes(story: Story, new_target: NewTarget) -> None:
     run_sql(story.dsn, f"DELETE FROM {name}")
     story.table(story.dsn, name, Target(xid=target_xid), replace=True)
     assert rows(story.dsn, name) == rows(target, name)
+
+
+def test_carried_beside_a_stream(story: Story, new_target: NewTarget) -> None:
+    """The stream notices the change, makes a full by itself, and its pieces lead over it."""
+    first = story.full()
+    with streaming(story.project, story.dsn) as running:
+        story.sql("UPDATE one SET v = 'before' WHERE id = 1")
+        running.keeps(story.dsn)
+        story.sql("ALTER TABLE one ADD COLUMN w text DEFAULT 'w', DROP COLUMN v")
+        inside = story.xid("UPDATE one SET w = 'after' WHERE id = 2")
+        then = rows(story.dsn, "one")
+        running.keeps(story.dsn)
+        eventually(
+            lambda: [b.type for b in story.project.repository.backups(LABEL)].count("full") > 1
+        )
+        story.sql("DELETE FROM one")
+        running.keeps(story.dsn)
+        running.end()
+    target = new_target()
+    plan = story.plan(target, Target(xid=inside))
+    assert plan.point.backup.entry.id == first.backup_id
+    assert plan.resolution.schema
+    story.recover(target, Target(xid=inside))
+    assert rows(target, "one") == then
 
 
 REFUSED = {

@@ -12,7 +12,9 @@ from aurora.errors import CheckFailed, ObjectDamaged, UsageError, WrongKey
 from aurora.events import discard
 from aurora.operations.backup import BackupOptions, BackupReport
 from aurora.operations.content import Backup
+from aurora.operations.objects import pages
 from aurora.operations.restore import RestoreOptions, plan_restore, run_restore
+from aurora.operations.restore_objects import Packs
 from aurora.operations.restore_table import TableOptions, plan_restore_table, run_restore_table
 from aurora.operations.seal import SCRIPT, create_sealed
 from aurora.operations.verify import verify_backup
@@ -25,8 +27,14 @@ from aurora.repository.verify import Level
 from aurora.storage.base import Storage
 from tests.fixtures.looks import compare, run_sql
 from tests.fixtures.projects import LABEL, NewTarget, Project
+from tests.fixtures.storage_projects import NewStorageProject
 
-pytest_plugins = ["tests.fixtures.sample", "tests.fixtures.backups"]
+pytest_plugins = [
+    "tests.fixtures.sample",
+    "tests.fixtures.backups",
+    "tests.fixtures.hosted",
+    "tests.fixtures.objects",
+]
 
 CHUNK = 256 << 10
 
@@ -233,3 +241,34 @@ def test_a_forged_part_does_not_pass_for_rows(
     plan = plan_restore(opened(project.primary, identity), new_target(), RestoreOptions())
     with pytest.raises((CheckFailed, ObjectDamaged)):
         run_restore(plan, make_safety_backup=None, sink=discard)
+
+
+def test_storage_objects_are_sealed_too(
+    project: Project, new_storage_project: NewStorageProject, identity: Path
+) -> None:
+    """The bytes of a project's Storage come out with the identity, and lie in no other object."""
+    source = new_storage_project()
+    source.fill(40)
+    project.backup(source.dsn, objects=source.source())
+    made = create_sealed(
+        source.dsn,
+        project.repository,
+        BackupOptions(database=LABEL, chunk_bytes=CHUNK, objects=source.source()),
+        recipients=Recipients.parse([public(identity)]),
+        open_mirror=None,
+        sink=discard,
+    )
+    assert made.objects is not None
+    assert made.is_complete
+    assert made.objects.objects == 40
+
+    backup = opened(project.primary, identity)
+    packs = Packs(backup.repository, keep=4)
+    found = {
+        (entry.bucket, entry.name): b"".join(packs.chunks(page, entry))
+        for page in pages(backup)
+        for entry in page.entries
+    }
+    assert found == source.truth
+    named = project.repository.refs(project.repository.resolve(made.backup_id, LABEL)).objects
+    assert not [one.name for one in named if one.name.startswith(("objects/", "chunks/"))]

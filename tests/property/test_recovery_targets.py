@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -365,6 +365,64 @@ def test_refusals_say_where_the_target_lies() -> None:
             resolve(Target(at=at), runs)
         assert "It reaches from" in refused.value.hint
         assert refused.value.context["window"]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.sampled_from([None, None, None, 0, 1, 2]), min_size=1, max_size=20),
+    st.sets(st.integers(0, 20), max_size=6),
+    st.sets(st.integers(0, 20), min_size=1, max_size=3),
+    st.sampled_from(["m", ""]),
+    st.integers(0, 20),
+)
+def test_the_schema_is_never_another(
+    steps: list[int | None], looks: set[int], fulls: set[int], markers: str, number: int
+) -> None:
+    """Whatever changes between looks: what a resolution says of the schema is what it was.
+
+    A step is a transaction that leaves the schema or makes it the one of a number; without
+    markers none makes it what it was before, which no look could tell.
+    """
+    if not markers:
+        steps = [None if one is None else 100 + i for i, one in enumerate(steps)]
+    states, now = [], 0
+    for one in steps:
+        now = now if one is None else one
+        states.append(str(now))
+    found = [Transaction(1000 + i, 100 * i + 50, 100 * i + 60, i * SECOND)
+             for i in range(len(steps))]  # fmt: skip
+
+    def sees(place: int) -> Callable[[int], bool]:
+        return lambda xid: xid < 1000 + place
+
+    def state(place: int) -> str:
+        return states[place - 1] if place else "0"
+
+    places = sorted({min(place, len(steps)) for place in looks | fulls} | {0, len(steps)})
+    parts = []
+    for begin, end in itertools.pairwise(places):
+        inside = found[begin:end]
+        marks = tuple(
+            Marked('ddl {"tag": "ALTER TABLE"}', replace(one, end_lsn=0), one.commit_lsn - 1)
+            for one in inside
+            if markers and steps[one.xid - 1000] is not None
+        )
+        stretch = _stretch(inside, 100 * begin + 10, [])
+        parts.append(Part(f"i{end}", 100 * begin, 100 * end, (end - 1) * SECOND + 1, state(end),
+                          (stretch,), marks, markers, sees(end)))  # fmt: skip
+    bases = [
+        Base(f"f{place}", 100 * place, 100 * place, place * SECOND - SECOND + 1, state(place),
+             sees(place), markers)
+        for place in sorted({min(place, len(steps)) for place in fulls})
+    ]  # fmt: skip
+    target = number % len(steps)
+    try:
+        told = resolve(Target(xid=1000 + target), runs_of(parts, bases))
+    except UsageError:
+        return
+    told_by = told.schema or told.base.backup
+    assert state(int(told_by[1:])) == states[target]
+    assert told.base.lsn <= 100 * target + 100
 
 
 def test_lsns() -> None:

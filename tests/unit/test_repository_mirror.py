@@ -341,14 +341,18 @@ def _alter(primary: MemoryStorage) -> tuple[str, str, str]:
     entry = closed.backups()[0]
     refs = closed.refs(entry)
     chunk, slot = refs.objects[0], names(primary, "keys/")[0]
-    evil = b"evil"
+    before = primary.get(entry.refs_name)
+    stored = before
+    evil = b""
+    while len(stored) == len(before):  # what has the same size is not looked at without a key
+        evil += b"evil"
+        forged = RefObject(chunk.name, len(evil), hashlib.sha256(evil).hexdigest())
+        stored = write_refs(
+            replace(refs, objects=[forged, *refs.objects[1:]]),
+            repository_id=closed.repository_id,
+            mac_key=bytes(32),
+        )
     primary.put(chunk.name, evil)
-    forged = RefObject(chunk.name, len(evil), hashlib.sha256(evil).hexdigest())
-    stored = write_refs(
-        replace(refs, objects=[forged, *refs.objects[1:]]),
-        repository_id=closed.repository_id,
-        mac_key=bytes(32),
-    )
     primary.put(entry.refs_name, stored)
     document = signed.read_clear(primary.get(slot), name=slot) | {"label": "x" * 99}
     document.pop("mac")

@@ -63,9 +63,10 @@ def test_systemd_takes_the_units(tmp_path: Path, analyze: str) -> None:
     files = export("systemd", RULES, options)
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    timers = [str(tmp_path / name) for name in files if name.endswith(".timer")]
+    assert len(files) == 2 * 5 + 1  # a service and a timer for each job, and the daemon
+    units = [str(tmp_path / name) for name in files]
     done = subprocess.run(
-        [analyze, "verify", "--man=no", *timers], capture_output=True, text=True, check=False
+        [analyze, "verify", "--man=no", *units], capture_output=True, text=True, check=False
     )
     ours = [line for line in done.stderr.splitlines() if "aurora-shop" in line]
     assert (done.returncode, ours) == (0, [])

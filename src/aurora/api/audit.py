@@ -13,6 +13,7 @@ from aurora.operations import audit as audit_operation
 from aurora.operations.audit import OK, Entry, Kind
 from aurora.operations.configuration_changes import configuration_changes
 from aurora.repository.door import Repository
+from aurora.repository.mirror import MirrorView
 from aurora.repository.trail import TrailReport
 from aurora.wiring import Aurora
 
@@ -145,6 +146,14 @@ def spool_directory(aurora: Aurora) -> Path:
     return aurora.settings.base / "aurora.state" / "audit"
 
 
+def _primary_or(aurora: Aurora, repository: Repository) -> Repository:
+    """The primary, where records belong; *repository*, on the secondary, while it is away."""
+    try:
+        return aurora.open_primary()
+    except AuroraError:
+        return repository
+
+
 def _note_configuration(aurora: Aurora, repository: Repository, sink: EventSink) -> None:
     """Record what changed in the configuration since the last run of this machine."""
     # What is set, not what is default: a newer Aurora with more settings changed nothing.
@@ -179,6 +188,8 @@ def _database(aurora: Aurora) -> str:
 
 
 def _write(aurora: Aurora, kind: Kind, operation: str, note: Recording, sink: EventSink) -> None:
+    if note.repository is not None and isinstance(note.repository.storage, MirrorView):
+        note.repository = _primary_or(aurora, note.repository)
     if note.repository is not None:
         _note_configuration(aurora, note.repository, sink)
     if note.write:

@@ -38,7 +38,6 @@ def status_options(aurora: Aurora) -> StatusOptions:
             "primary": settings.primary.price,
             "secondary": secondary.price if secondary is not None else None,
         },
-        streaming=settings.stream.enabled,
         max_wal=settings.stream.max_wal,
         measured=tuple(reported(reports_directory(aurora))),
         state=state_directory(aurora),

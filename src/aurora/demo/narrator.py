@@ -75,6 +75,11 @@ class Narrator:
         """Something worth knowing, neither good nor bad."""
         self._wrapped(sentence)
 
+    def page(self, lines: Sequence[str]) -> None:
+        """A part of a document, as it is."""
+        for line in lines:
+            self._console.print(Text(f"   | {line}", style="dim"), soft_wrap=True)
+
     def verdict(self, fact: str, *, good: bool) -> None:
         """What a check of the demo's own found."""
         sign, style = ("ok", "bold green") if good else ("WRONG", "bold red")

@@ -7,6 +7,7 @@ make roles and databases and read past row security, as ``postgres`` may on Supa
 
 import contextlib
 import itertools
+import json
 import os
 import secrets
 import shlex
@@ -16,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psycopg
 from psycopg import sql
@@ -29,7 +30,12 @@ from aurora.postgres.unprivileged import check_reachable
 ROLE = "shop_owner"
 DATABASE = "shop"
 _MARKER = ".aurora-demo"
-_SERVER_SETTINGS = {"max_connections": "50", "shared_buffers": "128MB"}
+_SERVER_SETTINGS = {
+    "max_connections": "50",
+    "shared_buffers": "128MB",
+    "wal_level": "logical",  # as on Supabase
+    "max_slot_wal_keep_size": "4GB",
+}
 
 
 class CommandFailed(AuroraError):
@@ -58,6 +64,7 @@ class Stage:
         self._keep = keep
         self._password = secrets.token_urlsafe(12)
         _clear(self.directory)
+        self._daemon: subprocess.Popen[bytes] | None = None
         self.server = EmbeddedServer(data_dir=self._data_dir(), settings=_SERVER_SETTINGS)
 
     def __enter__(self) -> Self:
@@ -126,6 +133,44 @@ class Stage:
             )
         return time.monotonic() - began
 
+    def told(self, *words: str) -> dict[str, Any]:
+        """The summary that a command gives with ``--json``, run without showing it."""
+        done = subprocess.run(
+            [sys.executable, "-m", "aurora", *words, "--json"],
+            cwd=self.directory,
+            env={**_plain_environment(), **self.environment},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        lines = done.stdout.splitlines()
+        if not lines:
+            raise CommandFailed(f"aurora {words[0]} said nothing", hint=done.stderr[-500:])
+        found: dict[str, Any] = json.loads(lines[-1])
+        return found
+
+    def begin(self, *words: str) -> None:
+        """Run ``aurora`` with these words beside the story, its output in a log, until the end."""
+        self._narrator.command(f"{shlex.join(('aurora', *words))} &")
+        with (self.directory / "daemon.log").open("wb") as log:
+            self._daemon = subprocess.Popen(
+                [sys.executable, "-m", "aurora", *words],
+                cwd=self.directory,
+                env={**_plain_environment(), **self.environment},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    def end(self) -> int:
+        """Ask what was begun to end, and wait for it; its exit code."""
+        if self._daemon is None:
+            return 0
+        process, self._daemon = self._daemon, None
+        process.terminate()
+        return process.wait(60)
+
+    def configure(self, text: str) -> None:
+        """Add sections to aurora.toml."""
+        with (self.directory / "aurora.toml").open("a") as file:
+            file.write(text)
+
     def stored(self) -> tuple[int, int]:
         """Bytes in the primary and in the secondary storage."""
         return _bytes_below(self.primary), _bytes_below(self.secondary)
@@ -146,7 +191,9 @@ class Stage:
                 ).format(role=sql.Identifier(ROLE), password=sql.Literal(self._password))
             )
             connection.execute(
-                sql.SQL("grant pg_read_all_data, pg_monitor to {}").format(sql.Identifier(ROLE))
+                sql.SQL("grant pg_read_all_data, pg_monitor, pg_signal_backend to {}").format(
+                    sql.Identifier(ROLE)
+                )
             )
             connection.execute(
                 sql.SQL("create database {} owner {}").format(
@@ -166,6 +213,8 @@ class Stage:
             path.write_text(text)
 
     def _close(self) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.end()
         self.server.close()
         if not self._keep:
             shutil.rmtree(self.directory / "postgres", ignore_errors=True)

@@ -6,22 +6,37 @@ taken before anything was backed up; what moves while the backup is made must st
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psycopg
 
 from aurora.demo import sample
+from aurora.demo.emergency import Emergency
 from aurora.demo.fingerprint import Fingerprint, differences, fingerprints
 from aurora.demo.narrator import Act, Narrator
-from aurora.demo.stage import ROLE, Stage
+from aurora.demo.stage import ROLE, CommandFailed, Stage
 from aurora.demo.writers import WRITTEN_TABLES, Ledger, Writers, read_ledger
 from aurora.units import format_count, format_size
 
 RESTORED = "shop_restored"
 DROPPED = "public.orders"
-EMPTIED = "public.documents"
-_ACCIDENTS = ("drop table public.orders cascade", "delete from public.documents")
+_DROP = "drop table public.orders cascade"
+_SETTINGS = """
+[stream]
+enabled = true
+interval = "2 s"
+
+[schedule]
+incremental = "* * * * *"
+prune = false
+
+[metrics]
+listen = "off"
+
+[objects]
+include = false
+"""
 
 
 class Story:
@@ -34,24 +49,27 @@ class Story:
         self._megabytes = megabytes
         self._writers = Writers(stage.dsn(), pause=0.01)
         self._frozen: dict[str, Fingerprint] = {}
-        self._ledgers: list[Ledger] = []  # right before and right after the second backup
+        self._emergency = Emergency(
+            stage, narrator, self._writers, lambda table: self._wrong(stage.dsn()).get(table, "")
+        )
 
     def tell(self) -> None:
         """All acts in order. Raises CommandFailed, psycopg.Error, UsageError."""
-        before: tuple[Callable[[Act], None], ...] = (self._load,)
-        under_writers = (
+        under_writers: tuple[Callable[[Act], None], ...] = (
             self._init,
             self._doctor,
-            self._first_backup,
-            self._second_backup,
+            self._schedule,
             self._look,
-            self._accident,
+            self._emergency.accident,
+            self._emergency.stop_writes,
+            self._emergency.assess,
+            self._emergency.recover,
+            self._emergency.resume,
+            self._emergency.close,
             self._restore_dropped,
-            self._restore_emptied,
             self._restore_all,
         )
-        for act in before:
-            self._play(act)
+        self._play(self._load)
         with self._writers:
             for act in under_writers:
                 self._play(act)
@@ -111,40 +129,42 @@ class Story:
         act.facts = "source, privileges, storages, keys, clocks"
         act.good = True
 
-    def _first_backup(self, act: Act) -> None:
-        act.title = "first backup"
+    def _schedule(self, act: Act) -> None:
+        act.title = "backups by themselves"
         self._narrator.act(
-            "The first backup",
-            "A consistent snapshot of the running database is compressed, encrypted, and written"
-            " to both storages.",
+            "Backups by themselves",
+            "The source gets a slot for its change log. The daemon makes what is due: a full"
+            " backup at once, then the changes as they are committed, and an incremental each"
+            " minute (an hour, in the field).",
         )
-        act.seconds, written = self._backup()
+        act.seconds = self._stage.aurora("source", "prepare", "--yes")
+        self._stage.configure(_SETTINGS)
+        self._narrator.note("aurora.toml gets [schedule] and [stream].")
+        began = time.monotonic()
+        self._stage.begin("run")
+        seen = self._wait_for_backups({"full", "incremental"}, timeout=180)
+        act.seconds += time.monotonic() - began
         primary, secondary = self._stage.stored()
-        act.facts = f"{format_size(written)} written, for {self._megabytes:g} MB of tables"
-        act.good = primary > 0 and secondary >= primary
+        act.facts = f"{', '.join(sorted(seen))}; {format_size(primary)}"
+        act.good = primary > 0 and secondary > 0
         self._narrator.verdict(
             f"the primary holds {format_size(primary)}, the secondary {format_size(secondary)}",
             good=act.good,
         )
 
-    def _second_backup(self, act: Act) -> None:
-        act.title = "second backup"
-        self._narrator.act(
-            "The next backup",
-            "What has not changed since is not uploaded again, though the backup is a full one.",
-        )
-        first, _ = self._stage.stored()
-        self._ledgers.append(read_ledger(self._stage.dsn()))
-        act.seconds, written = self._backup()
-        self._ledgers.append(read_ledger(self._stage.dsn()))
-        act.facts = (
-            f"{format_size(written)} written, {100 * written / max(first, 1):.0f} % of the first"
-        )
-        act.good = written < first
-        self._narrator.verdict(
-            f"{format_size(written)} more on the primary, after {format_size(first)} before",
-            good=act.good,
-        )
+    def _wait_for_backups(self, wanted: set[str], *, timeout: float) -> set[str]:
+        deadline = time.monotonic() + timeout
+        while True:
+            listed = self._stage.told("backup", "list").get("backups", [])
+            seen = {str(one["type"]) for one in listed}
+            if wanted <= seen:
+                return seen
+            if time.monotonic() > deadline:
+                raise CommandFailed(
+                    f"the daemon made {', '.join(sorted(seen)) or 'nothing'} in {timeout:g} s",
+                    hint=f"What it said is in {self._stage.directory / 'daemon.log'}.",
+                )
+            time.sleep(0.5)
 
     def _look(self, act: Act) -> None:
         act.title = "list and verify"
@@ -153,87 +173,59 @@ class Story:
             "Every object of the latest backup is fetched, decrypted and checked.",
         )
         act.seconds = self._stage.aurora("backup", "list")
-        act.seconds += self._stage.aurora("backup", "verify", "latest")
+        act.seconds += self._stage.aurora("backup", "verify", "latest:full")
         act.facts = "every object read and decrypted"
         act.good = True
-
-    def _accident(self, act: Act) -> None:
-        act.title = "the accident"
-        self._narrator.act(
-            "The accident",
-            "Somebody drops a table with all that hangs on it, and forgets a WHERE; the shop"
-            " stays open meanwhile.",
-        )
-        notices: list[str] = []
-        began = time.monotonic()
-        with psycopg.connect(self._stage.dsn(), autocommit=True) as connection:
-            connection.add_notice_handler(lambda said: notices.append(said.message_primary or ""))
-            for statement in _ACCIDENTS:
-                self._narrator.sql(f"{statement};")
-                connection.execute(statement.encode())
-        act.seconds = time.monotonic() - began
-        lost = self._frozen[DROPPED].rows + self._frozen[EMPTIED].rows
-        act.facts = f"{format_count(lost)} rows lost"
-        act.good = {DROPPED, EMPTIED} <= set(self._wrong(self._stage.dsn()))
-        self._narrator.note("; ".join([act.facts, *notices]))
 
     def _restore_dropped(self, act: Act) -> None:
         act.title = "restore a dropped table"
         self._narrator.act(
-            "One table back",
+            "Another day: a table is dropped",
             "Only this table's part of the backup is read; it comes back with its indexes,"
             " constraints, policies and grants.",
         )
-        act.seconds = self._stage.aurora("backup", "restore-table", DROPPED, "latest", "--yes")
+        self._narrator.sql(f"{_DROP};")
+        with psycopg.connect(self._stage.dsn(), autocommit=True) as connection:
+            connection.execute(_DROP)
+        fallen = DROPPED in self._wrong(self._stage.dsn())
+        act.seconds = self._stage.aurora("backup", "restore-table", DROPPED, "latest:full", "--yes")
         self._check_table(act, DROPPED)
-        self._narrator.note(
-            "Views and keys of other tables that fell with it come back below, with everything."
-        )
-
-    def _restore_emptied(self, act: Act) -> None:
-        act.title = "replace a table's rows"
-        self._narrator.act(
-            "Rows back into a table that is there",
-            "The rows are swapped in one transaction; what is there now is saved first.",
-        )
-        act.seconds = self._stage.aurora(
-            "backup", "restore-table", EMPTIED, "latest", "--replace", "--yes"
-        )
-        self._check_table(act, EMPTIED)
+        act.good = act.good and fallen
 
     def _restore_all(self, act: Act) -> None:
-        act.title = "restore everything"
+        act.title = "everything, to now"
         self._narrator.act(
-            "Everything, into a new database",
-            "Schema, rows, indexes, keys, triggers, sequences, large objects; the live database"
-            " is left alone.",
+            "Everything, to the last second, into a new database",
+            "A full and the change log after it: schema, rows, indexes, keys, triggers,"
+            " sequences, large objects. The live database is left alone.",
         )
         self._narrator.sql(f"create database {RESTORED};")
         self._stage.make_database(RESTORED)
+        self._stage.aurora("backup", "create")  # of the schema as it is after the accident
+        before = read_ledger(self._stage.dsn())
+        time.sleep(3)  # the writers go on; the daemon streams what they commit
         act.seconds = self._stage.aurora(
-            "backup", "restore", "latest", "--target", self._stage.shown_dsn(RESTORED), "--yes"
+            *("backup", "restore-point", "--latest"),
+            *("--target", self._stage.shown_dsn(RESTORED), "--yes"),
         )
-        wrong = self._wrong(self._stage.dsn(RESTORED))
+        after = read_ledger(self._stage.dsn())
+        # With the live one: a name of a table that was dropped and came back is another's now.
+        wrong = self._wrong(self._stage.dsn(RESTORED), fingerprints(self._stage.dsn()))
         still = len(self._frozen.keys() - WRITTEN_TABLES)
         self._narrator.verdict(
             "; ".join(wrong.values())
             or f"{still} tables that nobody wrote to are equal, row for row and to the checksum",
             good=not wrong,
         )
-        act.good = self._check_moment() and not wrong
-        act.facts = f"{still} tables equal, and the books balance"
-
-    def _check_moment(self) -> bool:
-        """Whether the restored ledger is one moment, during the second backup."""
-        before, after = self._ledgers
         ledger = read_ledger(self._stage.dsn(RESTORED))
-        good = ledger.holds and before.transfers <= ledger.transfers <= after.transfers
+        moment = ledger.holds and before.transfers <= ledger.transfers <= after.transfers
         self._narrator.verdict(
-            f"{_books(ledger)}: a moment between the backup's begin ({before.transfers} transfers)"
-            f" and its end ({after.transfers})",
-            good=good,
+            f"{_books(ledger)}: a moment after {before.transfers} and before {after.transfers}",
+            good=moment,
         )
-        return good
+        act.seconds += self._stage.aurora("backup", "validate")
+        act.good = moment and not wrong
+        act.facts = f"{still} tables equal, and the books balance"
 
     def _writers_end(self, act: Act) -> None:
         act.title = "writers, all the while"
@@ -242,21 +234,17 @@ class Story:
         )
         ledger = read_ledger(self._stage.dsn())
         act.facts = (
-            f"{format_count(self._writers.committed)} transactions, {self._writers.failed} refused"
+            f"{format_count(self._writers.committed)} transactions, {self._writers.failed} lost"
         )
+        code = self._stage.end()
         act.seconds = sum(line.seconds for line in self.acts[1:-1])
-        act.good = ledger.holds and self._writers.failed == 0
+        act.good = ledger.holds and self._writers.failed == 0 and code == 0
         self._narrator.verdict(
             f"{act.facts}; {_books(ledger)}",
             good=act.good,
         )
         if self._writers.refusal:
             self._narrator.note(f"the last refusal was: {self._writers.refusal}")
-
-    def _backup(self) -> tuple[float, int]:
-        before, _ = self._stage.stored()
-        seconds = self._stage.aurora("backup", "create")
-        return seconds, self._stage.stored()[0] - before
 
     def _check_table(self, act: Act, table: str) -> None:
         wrong = self._wrong(self._stage.dsn()).get(table, "")
@@ -267,12 +255,12 @@ class Story:
             wrong or f"{table} has its {rows} rows again, equal to the checksum", good=act.good
         )
 
-    def _wrong(self, dsn: str) -> dict[str, str]:
-        """By table, how it differs from what it was before the writers began."""
+    def _wrong(self, dsn: str, expected: Mapping[str, Fingerprint] | None = None) -> dict[str, str]:
+        """By table, how it differs from what is expected: what was before the writers began."""
         now = fingerprints(dsn)
         return {
             name: line[0]
-            for name, was in self._frozen.items()
+            for name, was in (expected or self._frozen).items()
             if name not in WRITTEN_TABLES and (line := differences({name: was}, now))
         }
 

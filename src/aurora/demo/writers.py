@@ -93,7 +93,8 @@ class Writers:
         seed: makes the choices, not their interleaving, the same again.
         pause: seconds between two transactions of a writer.
 
-    Attributes of use while they run: :attr:`committed`, :attr:`failed`, :attr:`reconnects`.
+    Attributes of use while they run: :attr:`committed`, :attr:`failed`, :attr:`held_back`,
+    :attr:`reconnects`.
     """
 
     def __init__(self, dsn: str, n: int = 3, *, seed: int = 1, pause: float = 0.002) -> None:
@@ -144,6 +145,11 @@ class Writers:
         return sum(writer.failed for writer in self._writers)
 
     @property
+    def held_back(self) -> int:
+        """Times that a writer was refused because writes are stopped."""
+        return sum(writer.held_back for writer in self._writers)
+
+    @property
     def reconnects(self) -> int:
         """Connections lost and made again."""
         return sum(max(0, writer.connects - 1) for writer in self._writers)
@@ -176,6 +182,7 @@ class _Writer(threading.Thread):
         self.threads = 1
         self.committed = 0
         self.failed = 0
+        self.held_back = 0
         self.connects = 0
         self.refusal = ""
         self.error: Exception | None = None
@@ -207,11 +214,21 @@ class _Writer(threading.Thread):
                 with connection.transaction(force_rollback=self.random.random() < 0.03):
                     work(self, connection)
                 self.committed += 1
+            except psycopg.errors.ReadOnlySqlTransaction:
+                self.held_back += 1
+                self._stopping.wait(_RECONNECT_AFTER)
+                if _stays_read_only(connection):
+                    return  # the session began while writes were stopped: begin another
             except psycopg.Error as error:
                 if connection.broken or isinstance(error, psycopg.InterfaceError):
                     raise
                 self.failed += 1
                 self.refusal = str(error).splitlines()[0]
+
+
+def _stays_read_only(connection: psycopg.Connection) -> bool:
+    row = connection.execute("show default_transaction_read_only").fetchone()
+    return row is not None and row[0] == "on"
 
 
 def _transfer(writer: _Writer, connection: psycopg.Connection) -> None:

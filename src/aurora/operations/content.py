@@ -69,6 +69,12 @@ Readable = Repository | SealedRepository
 _Key = tuple[str, tuple[str, ...], int]  # kind of the rows, the objects, offset inside
 
 
+# Both made before any thread needs them; see aurora.repository.refs. The first also prepares
+# what msgspec.convert() takes.
+_BODY = msgspec.json.Decoder(Body)
+_TABLE_DATA = msgspec.json.Decoder(TableData)
+
+
 class WriterStore:
     """An engine's buffers into a repository writer; remembers what earlier backups counted."""
 
@@ -202,9 +208,7 @@ class Backup:
         for one in self.body.objects:
             if only is None or one.oid in only:
                 text = self.repository.read(Ref(one.object, one.raw))
-                parts.setdefault(one.oid, []).extend(
-                    msgspec.json.decode(text, type=TableData).extents
-                )
+                parts.setdefault(one.oid, []).extend(_TABLE_DATA.decode(text).extents)
         return [
             msgspec.structs.replace(table, extents=tuple(parts[table.oid]))
             if table.oid in parts

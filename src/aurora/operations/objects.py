@@ -48,6 +48,7 @@ from aurora.storage.supabase_rest import SupabaseRest
 from aurora.units import format_count, format_size, plural
 
 DEFAULT_JOBS = 8
+_PAGE = msgspec.json.Decoder(ObjectPage)  # before any thread needs it: aurora.repository.refs
 _SHOWN = 50  # problems that a manifest and a report name
 _LOOKED_AT = 100  # backups that are asked for an earlier index
 
@@ -442,4 +443,4 @@ def pages(backup: Backup, wanted: Callable[[PageRef], bool] | None = None) -> It
     for ref in part.pages if part is not None else ():
         if wanted is None or wanted(ref):
             text = backup.repository.read(Ref(ref.object, ref.raw))
-            yield msgspec.json.decode(text, type=ObjectPage)
+            yield _PAGE.decode(text)

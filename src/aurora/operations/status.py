@@ -73,7 +73,6 @@ class StatusOptions:
     prices: Mapping[str, float | None]
     measured: tuple[Measured, ...] = ()
     covered: Mapping[str, Covered] = field(default_factory=dict)  # by place
-    streaming: bool = False  # a continuous stream stands in for incrementals
     max_wal: int = DEFAULT_LIMIT  # bytes that the slot may keep
     state: Path | None = None  # where this machine keeps what it knows
 
@@ -180,8 +179,6 @@ def look(
     report.measured, report.last_test = newest(measured)
     report.covered = dict(options.covered)
     for job, rule in options.schedule.items():
-        if job == "incremental" and options.streaming:
-            continue
         if (due := rule.next_after(now)) is not None:
             report.next_runs[job] = due
     return report
@@ -237,12 +234,10 @@ def _types(
     limit = now - timedelta(seconds=options.goals.grace)
     for kind in ("incremental", "full", "sealed"):
         rule = options.schedule.get(kind)
-        if kind == "incremental" and options.streaming:
-            rule = None
         entry = newest.get(kind)
         if entry is None and (rule is None or not rule.is_on):
             continue
-        due = rule.words() if rule is not None else "a stream runs instead"
+        due = rule.words() if rule is not None else ""
         if entry is None:
             # Due since there is any backup at all; before, that is what has to be said.
             since = whole[0].created_at if whole else None

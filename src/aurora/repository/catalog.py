@@ -14,6 +14,7 @@ from aurora.repository.layout import ObjectType, backup_name, parse_dated, refs_
 from aurora.repository.presence import stored_size
 from aurora.repository.reader import ObjectReader
 from aurora.repository.refs import Refs, read_refs
+from aurora.storage.base import Storage
 
 _PARALLEL = 8
 
@@ -144,15 +145,31 @@ class Catalog:
         return _by_time(self._dated(ObjectType.REFS, database))
 
     def _dated(self, kind: ObjectType, database: str | None) -> dict[tuple[str, str], int]:
-        """(database, backup id) -> stored bytes; the fallback's where it has what is lost."""
-        prefix = kind.prefix if database is None else f"{kind.prefix}{database}/"
-        found: dict[tuple[str, str], int] = {}
-        for storage in (self._reader.fallback, self._reader.storage):
-            for info in () if storage is None else storage.list(prefix):
-                name = parse_dated(info.name)
-                if name is not None and _is_backup_id(name[1]):
-                    found[name] = info.size
-        return found
+        """(database, backup id) -> stored bytes; the fallback's where it has what is lost.
+
+        A removal takes a backup's manifest and its refs, and the fallback keeps its own longer:
+        what the storage has no trace of was removed, not lost. But for a database of which
+        it has nothing at all.
+        """
+        found = _listed(self._reader.storage, kind, database)
+        if self._reader.fallback is None:
+            return found
+        other = ObjectType.REFS if kind is ObjectType.BACKUP else ObjectType.BACKUP
+        traces = found.keys() | _listed(self._reader.storage, other, database).keys()
+        known = {name[0] for name in traces}
+        theirs = _listed(self._reader.fallback, kind, database)
+        lost = {name: theirs[name] for name in theirs if name in traces or name[0] not in known}
+        return lost | found
+
+
+def _listed(storage: Storage, kind: ObjectType, database: str | None) -> dict[tuple[str, str], int]:
+    prefix = kind.prefix if database is None else f"{kind.prefix}{database}/"
+    found: dict[tuple[str, str], int] = {}
+    for info in storage.list(prefix):
+        name = parse_dated(info.name)
+        if name is not None and _is_backup_id(name[1]):
+            found[name] = info.size
+    return found
 
 
 def _by_time(names: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

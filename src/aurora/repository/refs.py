@@ -55,6 +55,11 @@ class _Document(msgspec.Struct):
     type: Annotated[str, msgspec.Meta(pattern=r"\A[a-z]{2,16}\Z")]
 
 
+# Made here and not at first use: refs are read side by side, and msgspec (0.22) crashes where
+# two threads are the first to decode one type.
+_DECODER = msgspec.json.Decoder(_Document)
+
+
 @dataclass(frozen=True, slots=True)
 class Refs:
     """The refs of one backup."""
@@ -117,7 +122,7 @@ def read_refs(stored: bytes, *, name: str, repository_id: bytes, mac_key: bytes 
     """
     text = signed.read_packed(stored, name=name, repository_id=repository_id, mac_key=mac_key)
     try:
-        found = msgspec.json.decode(text, type=_Document)
+        found = _DECODER.decode(text)
         refs = Refs(
             database=found.database,
             backup=found.backup,

@@ -15,6 +15,13 @@ from aurora.scheduler.jobs import BY_NAME, in_order
 
 KINDS = ("systemd", "cron", "kubernetes", "github-actions")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_HARDENING = """\
+NoNewPrivileges=yes
+PrivateTmp=yes
+ProtectKernelTunables=yes
+ProtectControlGroups=yes
+RestrictSUIDSGID=yes
+"""
 _LONGEST = {"source": 24, "storage": 12, "test": 24}  # hours: a run that hangs ends some day
 
 
@@ -103,6 +110,33 @@ def numeric(cron: str) -> str:
 
 
 def _systemd(jobs: Iterable[tuple[str, Rule]], options: ExportOptions) -> Iterable[tuple[str, str]]:
+    daemon = " ".join(map(_systemd_word, (options.program, "--config", options.config, "run")))
+    yield (
+        f"aurora-{options.database}.service",
+        f"""\
+# The daemon. Use either this or the timers beside it:
+#   systemctl enable --now aurora-{options.database}.service
+[Unit]
+Description=Aurora: backups of {options.database}
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+Type=exec
+User={options.user}
+# Holds the secrets that aurora.toml refers to by {{env = …}}; mode 0600. May be absent.
+EnvironmentFile=-{options.environment_file}
+ExecStart={daemon}
+Restart=on-failure
+RestartSec=30
+# It stops its jobs itself, in order.
+KillMode=mixed
+TimeoutStopSec=5min
+{_HARDENING}
+[Install]
+WantedBy=multi-user.target
+""",
+    )
     for name, rule in jobs:
         job = BY_NAME[name]
         unit = f"aurora-{options.database}-{job.shown}"
@@ -128,12 +162,7 @@ TimeoutStartSec={_LONGEST[job.lane]}h
 TimeoutStopSec=3min
 # 3: done, but a part of it is not, which is told by notices and by `aurora backup status`.
 SuccessExitStatus=3
-NoNewPrivileges=yes
-PrivateTmp=yes
-ProtectKernelTunables=yes
-ProtectControlGroups=yes
-RestrictSUIDSGID=yes
-""",
+{_HARDENING}""",
         )
         calendar = "\n".join(f"OnCalendar={one}" for one in on_calendar(rule.cron))
         yield (

@@ -213,8 +213,6 @@ def set_up(aurora: Aurora, config: Path, known: Known, sink: EventSink) -> Daemo
 def rules_of(aurora: Aurora) -> dict[str, Rule]:
     """Job -> when it is due; retention has no times of its own."""
     rules = dict(schedule_of(aurora))
-    if aurora.settings.stream.enabled:
-        rules.pop("incremental", None)
     if aurora.settings.schedule.prune:
         rules[AFTER_BACKUP] = Rule("after each backup", "")
     return rules

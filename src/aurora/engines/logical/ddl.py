@@ -179,10 +179,13 @@ class Change(msgspec.Struct, frozen=True):
     plain: bool = False  # it did not look at the catalog
 
 
+_CHANGE = msgspec.json.Decoder(Change)  # before any thread needs it
+
+
 def read_change(text: str) -> Change:
     """What a mark says of a schema change; a tag ``?`` where it cannot be read."""
     try:
-        return msgspec.json.decode(text.removeprefix(CHANGE).encode(), type=Change)
+        return _CHANGE.decode(text.removeprefix(CHANGE).encode())
     except msgspec.DecodeError:
         return Change("?", plain=True)
 

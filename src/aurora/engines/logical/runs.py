@@ -177,6 +177,7 @@ class Run:
                 key=lambda m: (m.transaction.commit_lsn, m.place),
             )
         )
+        self.changes = tuple(one for one in self.marks if changes_schema(one.text))
         self.from_lsn = min(part.from_lsn for part in parts)
         self.to_lsn = max(part.to_lsn for part in parts)
         self.to_at = max(part.to_at for part in parts)
@@ -280,7 +281,7 @@ class Run:
         found: list[Range] = []
         start, after = _edge(same[0]), ""
         for one, other in itertools.pairwise(same):
-            between = [m for m in self.changes() if other.is_after(m) and not one.is_after(m)]
+            between = [m for m in self.changes if other.is_after(m) and not one.is_after(m)]
             if between:
                 found.append(Range(start, _at_change(between[0]), after))
                 start, after = _at_change(between[-1]), "" if other.is_piece else other.backup
@@ -290,7 +291,7 @@ class Run:
     def _end(self, same: Sequence[Look], later: Sequence[Look]) -> Edge:
         """How long the schema is known to have stayed as the looks *same* found it."""
         known = {look.markers for look in same if look.markers}
-        after = [m for m in self.changes() if not same[-1].is_after(m)]
+        after = [m for m in self.changes if not same[-1].is_after(m)]
         trusted = any(
             other.markers in known and after and other.is_after(after[0]) for other in later
         )
@@ -302,10 +303,6 @@ class Run:
             if unseen:
                 return Edge(unseen[-1].to_lsn, max(unseen[-1].to_at, same[-1].at))
         return _edge(same[-1])
-
-    def changes(self) -> list[Marked]:
-        """The marked changes of the schema, in commit order."""
-        return [marked for marked in self.marks if changes_schema(marked.text)]
 
 
 def _edge(look: Look) -> Edge:

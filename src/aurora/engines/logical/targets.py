@@ -119,7 +119,8 @@ def resolve(target: Target, runs: Sequence[Run], *, full: str = "") -> Resolutio
         raise RepositoryNotFound(
             f"the change log holds no transaction {named}",
             hint=f"{_ranges(runs)} A transaction that changed no table is not in the log, nor is "
-            "one that was rolled back. See `aurora log show`.",
+            "one that was rolled back; the newest are there after the next incremental backup (not "
+            "a full that stands in for one). See `aurora log show`.",
         )
     for run in reversed(runs):
         found = _resolve_in(target, run)
@@ -216,7 +217,7 @@ def _look_after(run: Run, base: Base, place: Place) -> Look | None:
     What only changes a publication changes no schema.
     """
     applied = place.cut.commit_lsn if place.cut else 0
-    ahead = [m for m in run.changes() if m.transaction.commit_lsn > applied]
+    ahead = [m for m in run.changes if m.transaction.commit_lsn > applied]
     for look in run.looks():
         if (
             look.sees is None

@@ -35,6 +35,9 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     length: int
 
 
+_PARTS = msgspec.json.Decoder(tuple[Part, ...])  # before any thread needs it
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """The bytes of one version, or why there are none."""
@@ -153,7 +156,7 @@ class Catalogue:
 def _held(row: tuple[object, ...]) -> Held:
     size, sha256, pieces, note = row
     assert isinstance(pieces, bytes)
-    parts = msgspec.json.decode(pieces, type=tuple[Part, ...])
+    parts = _PARTS.decode(pieces)
     return Held(int(str(size)), str(sha256), parts, str(note))
 
 

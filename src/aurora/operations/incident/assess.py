@@ -22,7 +22,7 @@ from aurora.operations.content import Backup
 from aurora.operations.incident.detector import Detector, Limits, Suspicion, ranked
 from aurora.operations.log import Filter, log_parts, transactions
 from aurora.repository.door import Ref, Repository
-from aurora.repository.ids import SAFETY, STREAM
+from aurora.repository.ids import APART, STREAM
 from aurora.units import format_count, plural
 
 _TOP = 50
@@ -189,7 +189,7 @@ def _dropped(repository: Repository, database: str, sink: EventSink) -> Iterator
     before: tuple[Backup, dict[str, int]] | None = None
     found: list[Dropped] = []
     for entry in repository.backups(database):
-        if entry.type in (SAFETY, STREAM):
+        if entry.type in (*APART, STREAM):
             continue
         try:
             backup = Backup(repository, entry)

@@ -49,7 +49,7 @@ class ProofState:
         facts = {
             "test_id": test_id,
             "pid": os.getpid(),
-            "started": _started(os.getpid()),
+            "started": process_start(os.getpid()),
             "scratch": str(scratch) if scratch else "",
         }
         self._store(_RUNNING, facts)
@@ -67,7 +67,7 @@ class ProofState:
         if not facts:
             return None
         pid = int(facts.get("pid", 0))
-        if pid and _started(pid) == facts.get("started"):
+        if pid and process_start(pid) == facts.get("started"):
             return None  # it is at work
         scratch = Path(str(facts.get("scratch") or "."))
         if scratch.name.startswith("aurora-pg-") and scratch.is_dir():
@@ -89,7 +89,7 @@ class ProofState:
         temporary.replace(self._directory / name)
 
 
-def _started(pid: int) -> str:
+def process_start(pid: int) -> str:
     """When the process began, in the kernel's words; "" where it is gone or nobody can tell."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]

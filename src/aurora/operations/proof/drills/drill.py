@@ -25,6 +25,7 @@ from aurora.operations.proof.checks import (
     tally,
 )
 from aurora.operations.proof.drills.sandbox import (
+    PREFIX,
     Materials,
     Ran,
     Sandbox,
@@ -215,7 +216,7 @@ def run_drill(
             Needs.of(snapshot, without=without_extensions), dsn=server_dsn, sink=sink
         ) as server:
             report.server = f"PostgreSQL {server.version}"
-            with tempfile.TemporaryDirectory(prefix="aurora-drill-") as name:
+            with tempfile.TemporaryDirectory(prefix=PREFIX) as name:
                 directory = Path(name)
                 require_room_for_sandbox(directory)
                 _play(report, Sandbox(directory, materials, server, sink))

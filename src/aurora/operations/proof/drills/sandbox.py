@@ -21,6 +21,7 @@ from typing import Any
 from aurora.errors import EnvironmentUnfit, RepositoryNotFound
 from aurora.events import EventSink, PhaseBegun, PhaseEnded
 from aurora.operations.content import Backup
+from aurora.operations.proof.last import process_start
 from aurora.operations.proof.server import TestServer
 from aurora.operations.restore import RestoreOptions, plan_restore, run_restore
 from aurora.postgres.conninfo import ConnInfo, redact
@@ -35,6 +36,9 @@ from aurora.units import format_size
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "AURORA_PG_BIN", "SSL_CERT_FILE")
 _COPIERS = 8
 _COMMAND_SECONDS = 6 * 3600.0
+PREFIX = "aurora-drill-"
+_OWNER = "owner"  # which process a sandbox belongs to
+_NEW_SECONDS = 60.0
 CONFIGURATION = """[source]
 dsn = {dsn}
 name = {name}
@@ -274,8 +278,15 @@ class Sandbox:
 
 
 def require_room_for_sandbox(path: Path) -> None:
-    """Make the directories of a sandbox. Raises EnvironmentUnfit."""
+    """Make the directories of a sandbox, and remove those of killed drills.
+
+    They hold copies and passphrases. Raises EnvironmentUnfit.
+    """
+    for other in path.parent.glob(f"{PREFIX}*"):
+        if other != path and not _is_alive(other):
+            shutil.rmtree(other, ignore_errors=True)
     try:
+        (path / _OWNER).write_text(json.dumps([os.getpid(), process_start(os.getpid())]))
         for name in ("machine", "primary", "secondary"):
             (path / name).mkdir(mode=0o700)
     except OSError as error:
@@ -283,6 +294,17 @@ def require_room_for_sandbox(path: Path) -> None:
             f"{path} cannot be written: {(error.strerror or '').lower()}",
             hint="Nothing was started.",
         ) from error
+
+
+def _is_alive(sandbox: Path) -> bool:
+    """Whether the process that made it still runs; one that is just being made counts as well."""
+    try:
+        pid, started = json.loads((sandbox / _OWNER).read_text())
+        return process_start(int(pid)) == str(started)
+    except FileNotFoundError:
+        return time.time() - sandbox.stat().st_mtime < _NEW_SECONDS
+    except (OSError, ValueError):
+        return True  # another user's
 
 
 def _json_lines(text: str) -> Iterable[dict[str, Any]]:
