@@ -126,6 +126,8 @@ FROM pg_catalog.pg_db_role_setting s
 JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase AND d.datname = pg_catalog.current_database()
 LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
 CROSS JOIN LATERAL unnest(s.setconfig) WITH ORDINALITY AS c(setting, place)
+WHERE NOT (s.setrole = 0 AND c.setting = 'default_transaction_read_only=on'
+           AND pg_catalog.to_regnamespace('aurora_fence') IS NOT NULL)  -- of an incident
 ORDER BY 1, c.place
 """
 

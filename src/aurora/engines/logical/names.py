@@ -30,6 +30,13 @@ OUTPUT_SETTINGS = {
 }
 
 
+FENCE_SCHEMA = "aurora_fence"
+FENCE_TRIGGER = "00_aurora_fence"
+FENCE_EVENT_TRIGGER = "aurora_fence"
+"""What keeps writes from a database during an incident. A backup made meanwhile has it in its
+schema; no restore may bring it back, or nobody could write to what was restored."""
+
+
 def output_settings(version_num: int) -> dict[str, str]:
     """The settings to pin on a server of *version_num*."""
     settings = dict(OUTPUT_SETTINGS)

@@ -14,6 +14,7 @@ from pathlib import Path
 from psycopg.conninfo import make_conninfo
 
 from aurora.engines.base import SchemaArchive
+from aurora.engines.logical.names import FENCE_EVENT_TRIGGER, FENCE_SCHEMA, FENCE_TRIGGER
 from aurora.errors import (
     SourceChanged,
     SourceError,
@@ -173,7 +174,7 @@ class Archive:
         self.directory = directory
 
     def listing(self) -> list[Entry]:
-        """All entries in the order of restore."""
+        """All entries in the order of restore, but for the fence of an incident."""
         listed = run_tool(self._tools(), "pg_restore", ["--list", str(self.path)])
         entries = []
         for line in listed.stdout.decode("utf-8", "replace").splitlines():
@@ -181,7 +182,7 @@ class Archive:
             if match and (self._only is None or int(match[1]) in self._only):
                 kind, tag = _kind(match[4])
                 entries.append(Entry(int(match[1]), int(match[2]), int(match[3]), kind, tag, line))
-        return entries
+        return [entry for entry in entries if not _is_of_fence(entry)]
 
     def script(self, entries: Iterable[Entry]) -> str:
         """The SQL text of *entries* alone; bytes that are no UTF-8 stand as surrogates."""
@@ -303,6 +304,20 @@ _KINDS = (
     "PUBLICATION TABLES IN SCHEMA", "PUBLICATION TABLE", "SHELL TYPE", "PROCEDURAL LANGUAGE",
     "DATABASE PROPERTIES", "BLOB METADATA", "LARGE OBJECT", "STATISTICS DATA", "SECURITY LABEL",
 )  # fmt: skip
+
+
+_OF_FENCE = re.compile(
+    rf"{FENCE_SCHEMA} (?:FUNCTION )?refuse(?:_ddl)?\(\) |- (?:SCHEMA )?{FENCE_SCHEMA} |"
+    rf"- (?:EVENT TRIGGER )?{FENCE_EVENT_TRIGGER} "
+)
+_FENCE_KINDS = ("FUNCTION", "SCHEMA", "EVENT TRIGGER", "COMMENT", "ACL")
+
+
+def _is_of_fence(entry: Entry) -> bool:
+    """Whether the entry makes what `aurora incident stop-writes` had put up on the source."""
+    if entry.kind == "TRIGGER":
+        return f" {FENCE_TRIGGER} " in entry.tag
+    return entry.kind in _FENCE_KINDS and _OF_FENCE.match(entry.tag) is not None
 
 
 def _kind(text: str) -> tuple[str, str]:

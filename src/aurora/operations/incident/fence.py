@@ -14,12 +14,20 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from aurora.engines.logical.names import Connection, literal, quoted, shown
+from aurora.engines.logical.names import (
+    FENCE_EVENT_TRIGGER,
+    FENCE_SCHEMA,
+    FENCE_TRIGGER,
+    Connection,
+    literal,
+    quoted,
+    shown,
+)
 from aurora.operations.incident.undo import TableBefore
 
-SCHEMA = "aurora_fence"
-TRIGGER = "00_aurora_fence"  # triggers fire in the order of their names
-EVENT_TRIGGER = "aurora_fence"
+SCHEMA = FENCE_SCHEMA
+TRIGGER = FENCE_TRIGGER  # triggers fire in the order of their names
+EVENT_TRIGGER = FENCE_EVENT_TRIGGER
 PASS = "aurora.way_in"  # the setting that holds the token
 READ_ONLY = "default_transaction_read_only"
 
