@@ -42,35 +42,35 @@ def kill_when(held: threading.Event, process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.mark.parametrize("count", [3, 25])
-def test_backup_killed(ground: Ground, count: int) -> None:
+def test_backup_killed(depot: Ground, count: int) -> None:
     """The earlier backup stands, and the next one has every object."""
-    ground.source.fill(30)
-    ground.run("backup", "create")
+    depot.source.fill(30)
+    depot.run("backup", "create")
     for number in range(30):
-        ground.source.put("avatars", f"new/{number}", b"x" * (number + 1))
+        depot.source.put("avatars", f"new/{number}", b"x" * (number + 1))
     hook, held = stuck_after(count, ("/object/authenticated/",), "GET")
-    ground.source.server.hooks.append(hook)
-    kill_when(held, ground.place.start("backup", "create"))
-    ground.source.server.hooks.clear()
-    assert len(last(ground.run("backup", "list", "--json"))["backups"]) == 1
-    made = last(ground.run("backup", "create", "--json"))
+    depot.source.server.hooks.append(hook)
+    kill_when(held, depot.place.start("backup", "create"))
+    depot.source.server.hooks.clear()
+    assert len(last(depot.run("backup", "list", "--json"))["backups"]) == 1
+    made = last(depot.run("backup", "create", "--json"))
     assert (made["objects"]["objects"], made["objects"]["lost"]) == (60, 0)
-    repository = ground.place.project.repository
+    repository = depot.place.project.repository
     assert verify(repository, repository.backups("app"), Level.FULL).ok
 
 
-def test_restore_killed(ground: Ground) -> None:
+def test_restore_killed(depot: Ground) -> None:
     """What had arrived is not sent again, and owner and times are set of all."""
-    ground.source.fill(60)
-    ground.run("backup", "create")
-    words = ("backup", "restore-bucket", "*", "latest", "--target", ground.target.dsn, "--yes")
+    depot.source.fill(60)
+    depot.run("backup", "create")
+    words = ("backup", "restore-bucket", "*", "latest", "--target", depot.target.dsn, "--yes")
     hook, held = stuck_after(25, ("/object/avatars", "/object/documents"), "POST")
-    ground.target.server.hooks.append(hook)
-    kill_when(held, ground.place.start(*words))
-    ground.target.server.hooks.clear()
-    arrived = len(ground.target.rows())
+    depot.target.server.hooks.append(hook)
+    kill_when(held, depot.place.start(*words))
+    depot.target.server.hooks.clear()
+    arrived = len(depot.target.rows())
     assert 0 < arrived < 60
-    done = last(ground.run(*words, "--json"))
+    done = last(depot.run(*words, "--json"))
     assert done["already_right"] >= arrived - 8
-    assert ground.target.contents() == ground.source.sums()
-    assert ground.target.rows() == ground.source.rows()
+    assert depot.target.contents() == depot.source.sums()
+    assert depot.target.rows() == depot.source.rows()

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 
 import pytest
 
@@ -31,6 +32,9 @@ def test_a_stream_from_the_command_line(workplace: Workplace) -> None:
     made = workplace.run("backup", "create", "--type", "incremental", "--json")
     assert made.lines[-1]["type"] == "incremental", made.lines[-1]["reason"]
     run_sql(workplace.dsn, "INSERT INTO customers (name) VALUES ('the last one')")
+    deadline = time.monotonic() + 60
+    while _customers_logged(workplace) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
     running.send_signal(signal.SIGTERM)
     done = workplace.finish(running, within=120)
 
@@ -39,12 +43,16 @@ def test_a_stream_from_the_command_line(workplace: Workplace) -> None:
     assert summary["message_type"] == "summary"
     assert summary["state"] == "stopped"
     assert summary["transactions"] >= 2
-    shown = workplace.run("log", "show", "--json").lines
-    assert sum("public.customers" in one.get("tables", {}) for one in shown) == 2
+    assert _customers_logged(workplace) == 2
     listed = workplace.run("backup", "list", "--json").lines[-1]["backups"]
     assert [one["type"] for one in listed] == ["full", "incremental"]
     begun, ended = workplace.ended_leases()
     assert begun == ended
+
+
+def _customers_logged(workplace: Workplace) -> int:
+    shown = workplace.run("log", "show", "--json").lines
+    return sum("public.customers" in one.get("tables", {}) for one in shown)
 
 
 def test_a_time_that_is_none_is_a_usage_error(workplace: Workplace) -> None:

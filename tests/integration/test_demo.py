@@ -26,7 +26,7 @@ def _demo(directory: Path, *words: str) -> list[str]:
 
 @pytest.mark.timeout(300)
 def test_tells_the_whole_story(open_dir: Path) -> None:
-    """Backup, accident, three restores: all good, and said so."""
+    """Backups by schedule, an accident, the emergency, three recoveries: all good, and said so."""
     directory = open_dir / "demo-run"
     told = subprocess.run(
         _demo(directory), capture_output=True, text=True, check=False, timeout=280
@@ -37,12 +37,18 @@ def test_tells_the_whole_story(open_dir: Path) -> None:
     for command in (
         "aurora init",
         "aurora doctor",
-        "aurora backup create",
+        "aurora source prepare",
+        "aurora run &",
         "aurora backup list",
         "aurora backup verify latest",
+        "aurora incident stop-writes",
+        "aurora incident assess",
+        "aurora incident recover ",
+        "aurora incident resume-writes",
+        "aurora incident close",
         "aurora backup restore-table public.orders latest",
-        "aurora backup restore-table public.documents latest --replace",
-        "aurora backup restore latest --target",
+        "aurora backup restore-point --latest --target",
+        "aurora backup validate",
     ):
         assert f"$ {command}" in told.stdout
     assert "WRONG" not in told.stdout

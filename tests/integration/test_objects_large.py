@@ -44,15 +44,15 @@ def test_round_trip_of_ten_thousand(
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_large_object_in_flat_memory(ground: Ground) -> None:
+def test_large_object_in_flat_memory(depot: Ground) -> None:
     """An object of 2 GiB is backed up and written to a file in much less memory than it has."""
     size = 2 << 30
-    ground.source.bucket("b")
-    ground.source.put("b", "huge", b"x")
-    version = ground.source.sql("SELECT version FROM storage.objects")[0][0]
-    with ground.source.server.blob(version).open("r+b") as file:
+    depot.source.bucket("b")
+    depot.source.put("b", "huge", b"x")
+    version = depot.source.sql("SELECT version FROM storage.objects")[0][0]
+    with depot.source.server.blob(version).open("r+b") as file:
         file.truncate(size)
-    ground.source.sql(
+    depot.source.sql(
         "UPDATE storage.objects SET metadata = metadata || %s::jsonb",
         json.dumps({"size": size, "contentLength": size}),
     )
@@ -63,12 +63,12 @@ def test_large_object_in_flat_memory(ground: Ground) -> None:
         ("backup", "restore-object", "b/huge", "latest", "--output", "huge", "--json"),
     ):
         process = subprocess.Popen(
-            [sys.executable, "-m", "aurora", *words], cwd=ground.place.directory, env=kept,
+            [sys.executable, "-m", "aurora", *words], cwd=depot.place.directory, env=kept,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0
         assert used.ru_maxrss < 512 << 10  # KiB
-    assert (ground.place.directory / "huge").stat().st_size == size
-    assert last(ground.run("backup", "list", "--json"))["backups"]
+    assert (depot.place.directory / "huge").stat().st_size == size
+    assert last(depot.run("backup", "list", "--json"))["backups"]

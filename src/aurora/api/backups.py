@@ -1,5 +1,6 @@
 """Making, listing, copying, verifying and healing backups."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from aurora import clock
 from aurora.api.audit import recorded
 from aurora.api.common import backup_options, memory_of, secondary_view, state_directory
 from aurora.api.retention import policy_of
-from aurora.errors import UsageError
+from aurora.errors import AuroraError, UsageError
 from aurora.events import EventSink, discard
 from aurora.operations import incremental
 from aurora.operations import verify as verify_operation
@@ -100,9 +101,15 @@ def list_with_marks(
     Under ``all`` stands what holds every backup of the database.
     """
     repository = aurora.open_for_reading(storage, sink=sink)
-    found = repository.backups(None if all_databases else aurora.database)
+    database = None if all_databases else aurora.database
+    marks = marks_of(repository, database)
+    found = repository.backups(database)
+    with contextlib.suppress(AuroraError):  # a secondary that does not answer tells of none
+        for entry in repository.elsewhere(database):
+            marks.setdefault(entry.id, Marks()).elsewhere = True
+            found.append(entry)
     entries = [entry for entry in found if entry.type != STREAM]
-    return entries, marks_of(repository, None if all_databases else aurora.database)
+    return sorted(entries, key=lambda entry: (entry.created_at, entry.id)), marks
 
 
 def replicate(aurora: Aurora, *, sink: EventSink = discard) -> ReplicationReport:

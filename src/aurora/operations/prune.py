@@ -295,7 +295,7 @@ class Marks:
 
 
 def marks_of(repository: Repository, database: str | None) -> dict[str, Marks]:
-    """Backup id, or ``all``, -> what is held or removed, or on the secondary only."""
+    """Backup id, or ``all``, -> what is held or removed."""
     storage, signer = repository.storage, repository.signer
     found: dict[str, Marks] = {}
     for one in read_holds(storage, signer, database):
@@ -304,10 +304,6 @@ def marks_of(repository: Repository, database: str | None) -> dict[str, Marks]:
         for backup in removal.backups:
             mark = found.setdefault(backup, Marks())
             mark.removed_at = min(removal.at, mark.removed_at or removal.at)
-    here = {backup for _, backup in repository.catalog_alone().names(database)}
-    for entry in repository.backups(database):
-        if entry.id not in here:
-            found.setdefault(entry.id, Marks()).elsewhere = True
     return found
 
 

@@ -80,6 +80,14 @@ class ClosedRepository:
         """All committed backups, oldest first."""
         return self._catalog.backups(database)
 
+    def elsewhere(self, database: str | None = None) -> list[BackupEntry]:
+        """Backups that the fallback alone has: this storage let go of them."""
+        if self._reader.fallback is None:
+            return []
+        theirs = Catalog(ObjectReader(self._reader.fallback), self.repository_id, self._mac_key())
+        here = set(self._catalog.names(database))
+        return [one for one in theirs.backups(database) if (one.database, one.id) not in here]
+
     def resolve(self, text: str, database: str | None = None) -> BackupEntry:
         """The backup that *text* means: an id, a unique part of one, ``latest[:<type>]``.
 
