@@ -20,7 +20,7 @@ from aurora.postgres.conninfo import ConnInfo
 from tests.fixtures.changelog import full, incremental, prepare
 from tests.fixtures.looks import run_script, run_sql
 from tests.fixtures.postgres import NewDatabase
-from tests.fixtures.projects import LABEL, NewRole, Project
+from tests.fixtures.projects import LABEL, NewRole, NewTarget, Project
 
 pytest_plugins = ["tests.fixtures.backups"]
 
@@ -369,3 +369,26 @@ def test_no_committed_transaction_is_lost_under_writers(place: Place) -> None:
     assert set(committed) <= there
     assert there == both
     assert everything(place.dsn) == before
+
+
+def test_a_restore_leaves_the_fence_behind(
+    place: Place, project: Project, new_target: NewTarget
+) -> None:
+    """What was backed up while writes were stopped can be written to where it is restored."""
+    place.stop()
+    made = project.backup(place.dsn)
+    target = new_target()
+    report = project.restore(target, made.backup_id)
+    assert (report.outcome, report.refusals, report.problems) == ("restored", [], [])
+    run_sql(target, "INSERT INTO a (id, note) VALUES (7, 'after the restore')")
+    run_sql(target, "CREATE TABLE made_there ()")
+    left = run_sql(
+        target,
+        "SELECT (SELECT count(*) FROM pg_namespace WHERE nspname = 'aurora_fence')"
+        " + (SELECT count(*) FROM pg_trigger WHERE tgname LIKE '%aurora%')"
+        " + (SELECT count(*) FROM pg_event_trigger)",
+    )
+    assert left == [(0,)]
+    one = project.restore_table(target, "a", made.backup_id, as_name="public.a_then")
+    assert one.problems == []
+    place.resume()

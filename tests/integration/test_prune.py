@@ -126,7 +126,7 @@ def test_a_removed_backup_can_be_had_back(house: House) -> None:
     ids = house.ids()
     hold(house.project.repository, LABEL, ids[0], "evidence")
     report = house.prune()
-    assert report.announced == ids[1:4]
+    assert sorted(report.announced) == sorted(ids[1:4])
     assert report.collected is not None
     assert report.collected.backups == []
     house.clock.turn(hours=47)
@@ -137,13 +137,13 @@ def test_a_removed_backup_can_be_had_back(house: House) -> None:
     house.clock.turn(hours=1)
     done = house.prune()
     assert done.collected is not None
-    assert done.collected.backups == [f"{LABEL}/{ids[1]}", f"{LABEL}/{ids[3]}"]
+    assert sorted(done.collected.backups) == sorted([f"{LABEL}/{ids[1]}", f"{LABEL}/{ids[3]}"])
     assert house.ids() == [ids[0], ids[2], *ids[4:]]
     # Released, its time begins anew: nobody loses it at once.
     release(house.project.repository, LABEL, ids[2])
     release(house.project.repository, LABEL, ids[0])
     again = house.prune()
-    assert again.announced == [ids[0], ids[2]]
+    assert sorted(again.announced) == sorted([ids[0], ids[2]])
     assert ids[2] in house.ids()
     house.clock.turn(hours=48)
     house.prune()
@@ -159,13 +159,13 @@ def test_a_hold_that_comes_late_still_keeps(house: House) -> None:
         full(house.project, house.dsn)
         house.clock.turn(days=1)
     ids = house.ids()
-    assert house.prune().announced == ids[:3]
+    assert sorted(house.prune().announced) == sorted(ids[:3])
     house.clock.turn(days=5)
     plan = house.plan()
     hold(house.project.repository, LABEL, ids[0], "just in time")
     done = run_prune(plan, sink=house.project.events.append)
     assert done.collected is not None
-    assert done.collected.backups == [f"{LABEL}/{one}" for one in ids[1:3]]
+    assert sorted(done.collected.backups) == sorted([f"{LABEL}/{one}" for one in ids[1:3]])
     assert house.prune().undone == [ids[0]]
     release(house.project.repository, LABEL, ids[0])
     assert house.prune().announced == [ids[0]]
