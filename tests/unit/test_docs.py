@@ -25,7 +25,7 @@ PLACEHOLDERS = {"N": "2", "n/t": "1/7", "KIND": "recovery-code"}
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^]]+\]\(([^)\s]+)\)")
 INLINE = re.compile(r"`(aurora [^`]+)`")
-ENDS_COMMAND = {"|", "||", "&&", ";", ">", "2>"}
+ENDS_COMMAND = {"|", "||", "&&", "&", ";", ">", "2>"}
 # Written apart, so that this file does not hold what it looks for.
 REGISTRIES = [f"{name}.{top}" for name, top in (("pypi", "org"), ("pythonhosted", "org"),
               ("registry.npmjs", "org"), ("registry.yarnpkg", "com"))]  # fmt: skip
