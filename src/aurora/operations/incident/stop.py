@@ -415,7 +415,7 @@ def _undo(
             tables=tables,
             sessions=read_sessions(conn),
             revoke_from=list(options.roles),
-            event_triggers=facts.role.superuser or facts.is_supabase,
+            event_triggers=_may_fence_ddl(facts),
         ),
         False,
     )
@@ -511,7 +511,7 @@ def _uncovered(
         found.append("functions that run with their owner's rights (SECURITY DEFINER)")
         if options.roles:
             found.append(f"roles other than {', '.join(options.roles)}")
-    elif not (facts.role.superuser or facts.is_supabase):
+    elif not _may_fence_ddl(facts):
         found.append("DDL (DROP, ALTER): only a superuser may make the event trigger")
     if by_trigger and not options.roles:
         found.append("superusers and owners who drop the fence on purpose")
@@ -548,3 +548,8 @@ def way_in(dsn: str, directory: Path) -> str:
     info = ConnInfo.parse(dsn)
     options = f"{info.options.get('options', '')} -c {fence.PASS}={path.read_text().strip()}"
     return info.with_options(options=options.strip()).dsn()
+
+
+def _may_fence_ddl(facts: ServerFacts) -> bool:
+    """Event triggers are a superuser's, and of ``postgres`` on Supabase by its supautils."""
+    return facts.role.superuser or (facts.is_supabase and facts.role.name == "postgres")
