@@ -10,9 +10,11 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 
 import psycopg
 from measure import BenchFailed, Command, Run, disk_usage
@@ -202,7 +204,17 @@ class _Statement:
 
 def _replay(stage: Stage, results: Results) -> None:
     """The same changes into the restored base, row by row, prepared and pipelined."""
-    with psycopg.connect(stage.dsn(), autocommit=True) as conn:
+    stage.settle()
+    # In a process of its own: the memory it takes would show up as that of those we start.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as aside:
+        replaying = aside.submit(_replayed, stage.dsn(), stage.dsn("recovered"))
+        results.database["changes"], run = replaying.result()
+    results.add("replay", run)
+
+
+def _replayed(source: str, target: str) -> tuple[int, Run]:
+    """How many changes of rows there were, and what replaying them took."""
+    with psycopg.connect(source, autocommit=True) as conn:
         rows = conn.execute(
             "SELECT data FROM pg_logical_slot_peek_binary_changes(%s, NULL, NULL,"
             " 'proto_version', '1', 'publication_names', %s)",
@@ -210,10 +222,9 @@ def _replay(stage: Stage, results: Results) -> None:
             binary=True,
         )
         messages = [bytes(row[0]) for row in rows]
-    results.database["changes"] = sum(message[0] in pgoutput.ROW_KINDS for message in messages)
-    stage.settle()
+    changes = sum(message[0] in pgoutput.ROW_KINDS for message in messages)
     begun, cpu = time.monotonic(), time.process_time()
-    with psycopg.connect(stage.dsn("recovered")) as conn, conn.pipeline():
+    with psycopg.connect(target) as conn, conn.pipeline():
         done = 0
         for statement in _statements(messages):
             if statement is None:
@@ -223,7 +234,7 @@ def _replay(stage: Stage, results: Results) -> None:
                 continue
             conn.execute(statement.text, statement.values, prepare=True)
         conn.commit()
-    results.add("replay", Run(time.monotonic() - begun, time.process_time() - cpu, 0.0, 0))
+    return changes, Run(time.monotonic() - begun, time.process_time() - cpu, 0.0, 0)
 
 
 def _statements(messages: list[bytes]) -> Iterator[_Statement | None]:
