@@ -132,6 +132,29 @@ def test_an_incremental_beside_a_stream_gathers_what_it_stored(
     assert recovered(project, new_target(), Target(before_xid=last.xid)) == ["a", "b", "c"]
 
 
+def test_what_was_before_a_full_stays_when_its_piece_reaches_over_it(
+    project: Project, dsn: str, new_target: NewTarget
+) -> None:
+    """A stream gathers pieces from both sides of a full's place; an incremental has one side."""
+    full(project, dsn)
+    with streaming(project, dsn, interval=0.1) as running:
+        running.streams()
+        insert(dsn, "a", "b")
+        running.keeps(dsn)
+        full(project, dsn)
+        insert(dsn, "c")
+        running.keeps(dsn)
+        running.end()
+    (over,) = pieces(project)
+    assert incremental(project, dsn).type == "incremental"
+
+    assert pieces(project) == [over]
+    b, c = [one for one in logged(project) if "public.item" in one.tables][-2:]
+    assert recovered(project, new_target(), Target(before_xid=b.xid)) == ["a"]
+    assert recovered(project, new_target(), Target(before_xid=c.xid)) == ["a", "b"]
+    assert recovered(project, new_target(), Target(latest=True)) == ["a", "b", "c"]
+
+
 def test_one_stream_a_source(project: Project, dsn: str) -> None:
     full(project, dsn)
     with streaming(project, dsn) as first:

@@ -102,7 +102,9 @@ def photograph(dsn: str, *, mark: bool = True) -> Photograph:
     with psycopg.connect(dsn, autocommit=True) as conn:
         for _ in range(200):
             with contextlib.suppress(
-                psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected
+                psycopg.errors.LockNotAvailable,
+                psycopg.errors.DeadlockDetected,
+                psycopg.errors.UndefinedTable,  # renamed or dropped since it was listed
             ):
                 return _photograph(conn, mark=mark)
             time.sleep(0.02)

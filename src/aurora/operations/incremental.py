@@ -209,7 +209,9 @@ def _incremental(
         report.log.acknowledged = True
     else:
         _acknowledge(dsn, names, log, report, sink)
-    remove_gathered(repository, (*place.pieces, *place.stale), sink)
+    # A piece that a stream gathered over a full's place tells of the time before that full too.
+    inside = [one for one in (*place.pieces, *place.stale) if one.log.from_lsn >= log.from_lsn]
+    remove_gathered(repository, inside, sink)
     return report
 
 
