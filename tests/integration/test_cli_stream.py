@@ -50,6 +50,35 @@ def test_a_stream_from_the_command_line(workplace: Workplace) -> None:
     assert begun == ended
 
 
+@pytest.mark.timeout(300)
+def test_a_recovered_database_is_validated_against_what_was_recovered(
+    workplace: Workplace,
+) -> None:
+    """Sequences too: those of a stream's piece are read anew by what gathers it."""
+    assert workplace.run("source", "prepare", "--yes").code == 0
+    assert workplace.run("backup", "create").code == 0
+    running = workplace.start("stream", "--json", "--interval", "100ms")
+    run_sql(workplace.dsn, "INSERT INTO customers (name) VALUES ('streamed')")
+    deadline = time.monotonic() + 60
+    while not _customers_logged(workplace) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    running.send_signal(signal.SIGTERM)
+    assert workplace.finish(running, within=120).code == 0
+
+    target = f"{workplace.dsn}_point"
+    assert workplace.run("backup", "restore-point", "--latest", "--target", target).code == 0
+    try:
+        run_sql(workplace.dsn, "SELECT nextval('customers_id_seq') FROM generate_series(1, 50)")
+        made = workplace.run("backup", "create", "--type", "incremental", "--json")
+        assert made.lines[-1]["type"] == "incremental"
+        validated = workplace.run("backup", "validate")
+        assert validated.code == 0, validated.stdout
+        run_sql(target, "SELECT nextval('customers_id_seq')")
+        assert workplace.run("backup", "validate").code == 43
+    finally:
+        run_sql(workplace.dsn, f'DROP DATABASE "{target.rsplit("/", 1)[1]}"')
+
+
 def _customers_logged(workplace: Workplace) -> int:
     shown = workplace.run("log", "show", "--json").lines
     return sum("public.customers" in one.get("tables", {}) for one in shown)

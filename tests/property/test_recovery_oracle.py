@@ -300,7 +300,9 @@ class LongClient(Client):
         conn.execute("SAVEPOINT s")
         self._pair(conn)
         conn.execute(self.random.choice(["ROLLBACK TO s", "RELEASE s"]))
-        while self.fulls == before and not self.stop.is_set():
+        # Not for ever: a backup may wait for one that waits for a row of this transaction.
+        end = time.monotonic() + 5
+        while self.fulls == before and not self.stop.is_set() and time.monotonic() < end:
             time.sleep(0.01)
         conn.execute(
             "INSERT INTO mark (client, number, balance) SELECT %s, 0, sum(balance) FROM account",
@@ -441,21 +443,22 @@ def live(project: Project, dsn: str, seed: int, size: Size) -> None:
     end = time.monotonic() + size.seconds
     moments = sorted(end - size.seconds * chance.uniform(0.2, 0.8) for _ in range(size.fulls))
     huge = end - size.seconds * chance.uniform(0.3, 0.7)
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        while time.monotonic() < end or not streamer.streamed:
-            time.sleep(chance.random() * 0.8)
-            if huge and time.monotonic() > huge:
-                clients[0].huge(conn, size.huge_rows)
-                huge = 0.0
-            if moments and time.monotonic() > moments[0]:
-                moments.pop(0)
-                full()
-            else:
-                incremental()
-    stop.set()
-    for client in (*clients, slow):
-        client.join()
-    streamer.join()
+    try:
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            while time.monotonic() < end or not streamer.streamed:
+                time.sleep(chance.random() * 0.8)
+                if huge and time.monotonic() > huge:
+                    clients[0].huge(conn, size.huge_rows)
+                    huge = 0.0
+                if moments and time.monotonic() > moments[0]:
+                    moments.pop(0)
+                    full()
+                else:
+                    incremental()
+    finally:
+        stop.set()
+        for thread in (*clients, slow, streamer):
+            thread.join()
     assert not streamer.problem, streamer.problem
     if seed % 2:  # else the newest changes are in pieces of a stream
         create_incremental(
@@ -485,10 +488,17 @@ def read_oracle(project: Project, dsn: str, begin: dict[str, Counter[str]]) -> O
     return Oracle(rows, begin, order)
 
 
-def choose(chance: random.Random, oracle: Oracle, first: int) -> tuple[Target, int]:
-    """A target not before transaction number *first*, and how many transactions it means."""
-    place = chance.randrange(first, len(oracle.order))
+def choose(chance: random.Random, oracle: Oracle, first: int, number: int) -> tuple[Target, int]:
+    """A target not before transaction number *first*, and how many transactions it means.
+
+    The earliest and the latest are always among them.
+    """
+    place = first if number == 0 else chance.randrange(first, len(oracle.order))
     one = oracle.order[place]
+    if number < 2:
+        return (Target(xid=one.xid), place + 1) if number == 0 else (
+            Target(latest=True), len(oracle.order)
+        )  # fmt: skip
     kind = chance.choice(["xid", "before", "lsn", "before lsn", "time", "before time", "latest"])
     match kind:
         case "xid":
@@ -533,7 +543,7 @@ def test_recovery_equals_the_oracle(
     first = 1 + max((i for i, one in enumerate(oracle.order) if sees(one.xid)), default=-1)
     bases = Counter[str]()
     for number in range(size.targets):
-        target, cut = choose(chance, oracle, first + 1)
+        target, cut = choose(chance, oracle, first + 1, number)
         bases[_recover(project, pg, source, oracle, target, cut, f"seed {seed}, {number}")] += 1
     print(f"seed {seed}: {len(oracle.order)} transactions, {len(oracle.rows)} changes, {bases}")  # noqa: T201
     assert len(bases) > 1, "both fulls serve"

@@ -212,15 +212,17 @@ def test_schema_changes_are_exact_or_refused(
     for worker in workers:
         worker.start()
     taken, end = [], time.monotonic() + seconds
-    while time.monotonic() < end:
-        for _ in range(chance.randint(2, 6)):
-            taken.append(photograph(source))
-            time.sleep(chance.random() * 0.15)
-        with contextlib.suppress(SourceChanged):
-            create_incremental(source, project.repository, options, open_mirror=None, sink=sink)
-    stop.set()
-    for worker in workers:
-        worker.join()
+    try:
+        while time.monotonic() < end:
+            for _ in range(chance.randint(2, 6)):
+                taken.append(photograph(source))
+                time.sleep(chance.random() * 0.15)
+            with contextlib.suppress(SourceChanged):
+                create_incremental(source, project.repository, options, open_mirror=None, sink=sink)
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
     for _ in range(2):
         create_incremental(source, project.repository, options, open_mirror=None, sink=sink)
     assert workers[-1].done, "the schema changed"

@@ -189,7 +189,8 @@ def _expected_at(
 ) -> Expected:
     """What a database that was recovered to a point must hold: its rows by number.
 
-    What the log changed is known by number alone, from the report of the recovery.
+    What the log changed is known by number alone, and what sequences were set to, from the
+    report of the recovery.
     """
     point = find_point(
         repository,
@@ -201,6 +202,8 @@ def _expected_at(
     try:
         report = json.loads(Path(str(facts["report"])).read_text(encoding="utf-8"))
         rows = {str(one["table"]): int(one["rows_found"]) for one in report["tables"]}
+        positions = {name: (int(at), bool(given)) for name, (at, given) in
+                     report.get("positions", {}).items()}  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"the report of the last restore cannot be read: {facts.get('report')}",
@@ -214,7 +217,15 @@ def _expected_at(
         for one in point.data
         if one.oid in names
     ]
-    return Expected(backup, point.snapshot, data)
+    sequences = tuple(
+        msgspec.structs.replace(one, last_value=at, is_called=given)
+        for one in point.snapshot.sequences
+        for at, given in [
+            positions.get(shown(one.schema, one.name), (one.last_value, one.is_called))
+        ]
+    )
+    snapshot = msgspec.structs.replace(point.snapshot, sequences=sequences)
+    return Expected(backup, snapshot, data)
 
 
 def _with_password(aurora: Aurora, uri: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 
+from aurora import clock
 from aurora.demo import sample
 from aurora.demo.emergency import Emergency
 from aurora.demo.fingerprint import Fingerprint, differences, fingerprints
@@ -203,7 +204,7 @@ class Story:
         self._stage.make_database(RESTORED)
         self._stage.aurora("backup", "create")  # of the schema as it is after the accident
         before = read_ledger(self._stage.dsn())
-        time.sleep(3)  # the writers go on; the daemon streams what they commit
+        self._wait_for_the_log(clock.isoformat(clock.now()))
         act.seconds = self._stage.aurora(
             *("backup", "restore-point", "--latest"),
             *("--target", self._stage.shown_dsn(RESTORED), "--yes"),
@@ -226,6 +227,17 @@ class Story:
         act.seconds += self._stage.aurora("backup", "validate")
         act.good = moment and not wrong
         act.facts = f"{still} tables equal, and the books balance"
+
+    def _wait_for_the_log(self, since: str, *, timeout: float = 60) -> None:
+        """Until the daemon has stored what the writers committed after *since*."""
+        deadline = time.monotonic() + timeout
+        while not self._stage.told("log", "show", "--from", since).get("transactions"):
+            if time.monotonic() > deadline:
+                raise CommandFailed(
+                    f"the change log does not reach {since} after {timeout:g} s",
+                    hint=f"What the daemon said is in {self._stage.directory / 'daemon.log'}.",
+                )
+            time.sleep(0.5)
 
     def _writers_end(self, act: Act) -> None:
         act.title = "writers, all the while"

@@ -79,16 +79,23 @@ def read_log(repository: Repository, database: str, sink: EventSink) -> list[Log
     while True:
         entries = [one for one in repository.backups(database) if one.type not in APART]
         backups = open_all(repository, entries, sink)
-        known = {backup.entry.id for backup in backups}
-        gone = [one for one in entries if one.type == STREAM and one.id not in known]
-        if not gone or not _vanished(repository, gone):
+        if not _vanished(repository, entries, backups):
             break  # else a run gathered pieces between the listing and now: look again
     logged = [Logged(one, one.body.log) for one in backups if one.body.log is not None]
     return uncovered(logged)
 
 
-def _vanished(repository: Repository, entries: Sequence[BackupEntry]) -> bool:
-    return any(stored_size(repository.storage, one.manifest_name) is None for one in entries)
+class Gathered(Exception):
+    """Pieces that were listed are part of another by now: list again. Never leaves this house."""
+
+
+def _vanished(
+    repository: Repository, entries: Sequence[BackupEntry], backups: Sequence[Backup]
+) -> bool:
+    """Whether a piece among *entries* is gone since; *backups* are those that could be opened."""
+    known = {backup.entry.id for backup in backups}
+    gone = [one for one in entries if one.type == STREAM and one.id not in known]
+    return any(stored_size(repository.storage, one.manifest_name) is None for one in gone)
 
 
 def uncovered(logged: Sequence[Logged]) -> list[Logged]:
@@ -124,14 +131,20 @@ def pieces_after(
     position: int,
     sink: EventSink,
 ) -> list[Logged]:
-    """The pieces of the same log as *log*'s that reach beyond *position*, newest first."""
+    """The pieces of the same log as *log*'s that reach beyond *position*, newest first.
+
+    Raises Gathered where *entries* are out of date.
+    """
     pieces = [one for one in reversed(entries) if one.type == STREAM]
     found: list[Logged] = []
     for start in range(0, len(pieces), _BATCH):
         batch = pieces[start : start + _BATCH]
+        backups = open_all(repository, batch, sink)
+        if _vanished(repository, batch, backups):
+            raise Gathered
         logged = [
             Logged(one, one.body.log)
-            for one in open_all(repository, batch, sink)
+            for one in backups
             if one.body.log is not None and identity(one.body.log) == identity(log)
         ]
         found += [one for one in logged if one.log.to_lsn > position]

@@ -5,8 +5,9 @@ the same timeline was read by nobody else, and as the schema stayed. :func:`brea
 in words what is not so; then a full begins anew.
 """
 
+import contextlib
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from aurora import clock
@@ -23,10 +24,11 @@ from aurora.engines.logical.snapshot import HeldSnapshot
 from aurora.errors import AuroraError
 from aurora.events import EventSink, Noted, Warned
 from aurora.operations.content import Backup
-from aurora.operations.log_chain import Logged, follow, opened, pieces_after
+from aurora.operations.log_chain import Gathered, Logged, follow, opened, pieces_after
 from aurora.operations.source import wanted_tables
 from aurora.postgres.errors import translated
 from aurora.postgres.server import inspect_server, open_control
+from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
 from aurora.repository.ids import APART, STREAM
 from aurora.units import format_duration
@@ -78,7 +80,15 @@ def newest_place(repository: Repository, database: str, sink: EventSink) -> Plac
 
     With the pieces that a stream stored after it.
     """
-    entries = [one for one in repository.backups(database) if one.type not in APART]
+    while True:
+        entries = [one for one in repository.backups(database) if one.type not in APART]
+        with contextlib.suppress(Gathered):
+            return _newest_among(entries, repository, sink)
+
+
+def _newest_among(
+    entries: Sequence[BackupEntry], repository: Repository, sink: EventSink
+) -> Place | None:
     whole = [one for one in entries if one.type != STREAM]
     for entry in reversed(whole[-_LOOKED_AT:]):
         backup = opened(repository, entry, sink)
@@ -97,9 +107,11 @@ def kept_up_to(
     repository: Repository, database: str, log: LogPart, position: int, sink: EventSink
 ) -> int:
     """How far the log of *log*'s slot is kept without a gap from *position* on."""
-    entries = repository.backups(database)
-    pieces = follow(log, position, pieces_after(repository, entries, log, position, sink))
-    return pieces[-1].log.to_lsn if pieces else position
+    while True:
+        entries = repository.backups(database)
+        with contextlib.suppress(Gathered):
+            pieces = follow(log, position, pieces_after(repository, entries, log, position, sink))
+            return pieces[-1].log.to_lsn if pieces else position
 
 
 def look_at_log(conn: Connection, dsn: str, names: LogNames) -> LogSource:

@@ -105,6 +105,9 @@ class RestoreReport:
     old_database: str = ""
     tables: list[TableResult] = field(default_factory=list)
     sequences: int = 0
+    positions: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    """Of sequences: last value, and whether it was given out. For a recovery: later backups may
+    have read newer ones for the same moment."""
     problems: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

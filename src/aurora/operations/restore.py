@@ -15,6 +15,7 @@ from aurora import clock
 from aurora.engines.base import Snapshot
 from aurora.engines.logical import system
 from aurora.engines.logical.build import Built, LoadRows, build_database
+from aurora.engines.logical.names import shown
 from aurora.engines.logical.schema import Archive
 from aurora.engines.logical.target import (
     TargetState,
@@ -330,6 +331,11 @@ def run_restore(
             _sweep(plan, sink)
             raise
         _record(plan, report, built)
+        if content is not None:
+            report.positions = {
+                shown(one.schema, one.name): (one.last_value, one.is_called)
+                for one in content.snapshot.sequences
+            }
         report.seconds = time.monotonic() - begun
         if not built.check.passed:
             report.outcome = "failed its checks"

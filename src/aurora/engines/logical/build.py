@@ -65,13 +65,14 @@ def build_database(
     """
     built = Built()
 
-    def section(name: str, words: str, parallel: int, entries: Sequence[Entry]) -> None:
+    def section(name: str, words: str, parallel: int, *lists: Sequence[Entry]) -> None:
         with _phase(sink, words):
-            refused = archive.restore(
-                dsn, target_major=target_major, section=name, entries=entries, jobs=parallel,
-                cancel=cancel,
-            )  # fmt: skip
-            built.refusals += [str(refusal) for refusal in refused]
+            for number, entries in enumerate(lists):
+                refused = archive.restore(
+                    dsn, target_major=target_major, section=name, entries=entries,
+                    jobs=1 if number == _ALONE else parallel, cancel=cancel,
+                )  # fmt: skip
+                built.refusals += [str(refusal) for refusal in refused]
 
     listing = without_markers(archive.listing())
     section("pre-data", "making the schema", 1, listing)
@@ -101,7 +102,7 @@ def build_database(
         # Last of all what fires at statements like ours.
         watching = [entry for entry in listing if is_event_trigger(entry)]
         rest = [entry for entry in listing if entry not in watching]
-        section("post-data", "making indexes, constraints and triggers", jobs, rest)
+        section("post-data", "making indexes, constraints and triggers", jobs, *steps(rest))
         if any(table.kind == "m" for table in snapshot.tables):
             with _phase(sink, "refreshing materialized views"):
                 built.refusals += refresh_views(conn, snapshot.tables)
@@ -121,6 +122,23 @@ def build_database(
             with translated("target", doing="collecting statistics"):
                 statistics.result()
     return built
+
+
+_ALONE = 1  # of the steps
+
+
+def steps(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
+    """*entries* in lists to be restored one after the other; the second not in parallel.
+
+    An index of a partitioned table becomes valid when the last of its partitions' is attached,
+    on every level. Two sessions that attach on two levels at once do not see each other: each
+    finds the other's missing, the index stays invalid, and no foreign key can refer to it.
+    """
+    attach = [number for number, entry in enumerate(entries) if entry.kind == "INDEX ATTACH"]
+    if not attach:
+        return [entries]
+    first, last = attach[0], attach[-1] + 1
+    return [entries[:first], entries[first:last], entries[last:]]
 
 
 LoadRows = Callable[[str, Sequence[Table], threading.Event], Sequence[TableData]]
