@@ -72,7 +72,7 @@ def test_a_recovered_database_is_validated_against_what_was_recovered(
         made = workplace.run("backup", "create", "--type", "incremental", "--json")
         assert made.lines[-1]["type"] == "incremental"
         validated = workplace.run("backup", "validate")
-        assert validated.code == 0, validated.stdout
+        assert validated.code == 0, validated.lines
         run_sql(target, "SELECT nextval('customers_id_seq')")
         assert workplace.run("backup", "validate").code == 43
     finally:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from aurora.operations.findings import Level
+from aurora.postgres.server import inspect_server, open_control
 from aurora.repository.exposure import is_protected, look_for_unsealed
 from aurora.storage.exposure import anonymous_look
 from tests.fixtures.faults import Workplace
-from tests.fixtures.looks import run_sql
 from tests.fixtures.stores import S3Server
 
 pytest_plugins = ["tests.fixtures.backups", "tests.fixtures.stands"]
@@ -37,8 +37,8 @@ def test_planted_weaknesses_are_found(workplace: Workplace) -> None:
     assert found["recovery-test-never"] == "warning"
     assert found["drill-never"] == "warning"
     # The tests' own superuser, but where other tests made this server look like Supabase.
-    hosted = run_sql(workplace.dsn, "SELECT FROM pg_roles WHERE rolname = 'supabase_admin'")
-    assert ("role-mighty" in found) is not bool(hosted)
+    with open_control(workplace.dsn) as conn:
+        assert ("role-mighty" in found) is not inspect_server(conn).is_supabase
     assert "one-slot" in found or "slot-unproven" in found
 
     (directory / "one").chmod(0o644)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from aurora.engines.logical.schema import parse_refusals, undated
+from aurora.engines.logical.build import steps
+from aurora.engines.logical.schema import Entry, parse_refusals, undated
 
 OUTPUT = """\
 pg_restore: while PROCESSING TOC:
@@ -67,3 +68,14 @@ def test_archives_of_one_schema_are_the_same_bytes(minor: int) -> None:
     assert undated(dated(1)).endswith(b"the rest")
     assert len(undated(dated(1))) == len(dated(1))
     assert undated(b"something else entirely") == b"something else entirely"
+
+
+def test_indexes_of_partitions_are_attached_alone() -> None:
+    """After what they are made of, before what refers to the whole; in the archive's order."""
+    kinds = ["TABLE", "CONSTRAINT", "INDEX", "INDEX ATTACH", "INDEX ATTACH", "FK CONSTRAINT"]
+    entries = [Entry(number, 0, 0, kind, "", "") for number, kind in enumerate(kinds)]
+    before, alone, after = steps(entries)
+    assert [one.kind for one in before] == kinds[:3]
+    assert [one.kind for one in alone] == kinds[3:5]
+    assert [one.kind for one in after] == kinds[5:]
+    assert steps(entries[:3]) == [entries[:3]]
