@@ -193,6 +193,26 @@ def test_a_damaged_piece_is_found_with_the_backup_before_it(project: Project, ds
         project.plan(dsn, piece.id)
 
 
+def test_a_piece_whose_segment_is_lost_is_told_and_a_full_begins_anew(
+    project: Project, dsn: str, new_target: NewTarget
+) -> None:
+    """No incremental can be made of what is lost; the next hour has one again."""
+    full(project, dsn)
+    with streaming(project, dsn) as running:
+        insert(dsn, "a")
+        running.keeps(dsn)
+        running.end()
+    (piece,) = (one for one in read_log(project.repository, LABEL, project.events.append)
+                if one.is_piece)  # fmt: skip
+    project.primary.delete([piece.log.segments[0].object])
+    made = incremental(project, dsn)
+    assert made.type == "full"
+    assert piece.log.segments[0].object in made.reason
+    insert(dsn, "b")
+    assert incremental(project, dsn).type == "incremental"
+    assert recovered(project, new_target(), Target(latest=True)) == ["a", "b"]
+
+
 def test_an_idle_database_holds_no_wal_back(
     project: Project, dsn: str, new_database: NewDatabase
 ) -> None:

@@ -11,9 +11,11 @@ import os
 import random
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -21,9 +23,11 @@ import pytest
 from psycopg import sql
 
 from aurora.engines.logical.targets import Target, Transaction, snapshot_sees
+from aurora.errors import RepositoryLocked
 from aurora.operations.backup import BackupOptions
 from aurora.operations.content import Backup
 from aurora.operations.incremental import create_full, create_incremental
+from aurora.operations.prune import PruneOptions, plan_prune, run_prune
 from aurora.operations.recover import plan_recovery, run_recovery
 from aurora.operations.restore import RestoreOptions
 from aurora.operations.source import plan_prepare, run_prepare
@@ -410,6 +414,32 @@ class Streamer(threading.Thread):
             self.stop.wait(self.chance.uniform(0.0, 0.5))
 
 
+class Pruner(threading.Thread):
+    """Retention and collection, again and again; what is older than a cut of a stream may go."""
+
+    def __init__(self, project: Project, seed: int, stop: threading.Event) -> None:
+        super().__init__(name="pruner", daemon=True)
+        self.project, self.stop = project, stop
+        self.chance = random.Random(seed)
+        self.deleted = 0
+        self.problem = ""
+
+    def run(self) -> None:
+        options = PruneOptions(database=LABEL, undelete=timedelta(0), min_age=timedelta(seconds=5))
+        repository, sink = self.project.repository, self.project.events.append
+        try:
+            while not self.stop.wait(self.chance.uniform(0.0, 1.0)):
+                with contextlib.suppress(RepositoryLocked):  # the stream's host was killed
+                    report = run_prune(
+                        plan_prune(repository, "primary", options, sink=sink), sink=sink
+                    )
+                    gone = [one for one in report.announced if "-stream-" not in one]
+                    assert not gone, "all is within the window; pieces may be gathered already"
+                    self.deleted += report.collected.objects if report.collected else 0
+        except BaseException:  # noqa: BLE001 - told to the thread that waits
+            self.problem = traceback.format_exc()
+
+
 def live(project: Project, dsn: str, seed: int, size: Size) -> None:
     """Let the clients write while backups are taken, and die, at random moments."""
     chance = random.Random(seed)
@@ -418,6 +448,7 @@ def live(project: Project, dsn: str, seed: int, size: Size) -> None:
     clients = [Client(number, seed, dsn, stop) for number in range(size.clients)]
     slow = LongClient(size.clients, seed, dsn, stop)
     streamer = Streamer(project, dsn, seed, stop)
+    pruner = Pruner(project, seed, stop)
 
     def full() -> None:
         create_full(dsn, project.repository, options, open_mirror=None, sink=project.events.append)
@@ -440,6 +471,7 @@ def live(project: Project, dsn: str, seed: int, size: Size) -> None:
     full()
     slow.start()
     streamer.start()
+    pruner.start()
     end = time.monotonic() + size.seconds
     moments = sorted(end - size.seconds * chance.uniform(0.2, 0.8) for _ in range(size.fulls))
     huge = end - size.seconds * chance.uniform(0.3, 0.7)
@@ -457,9 +489,11 @@ def live(project: Project, dsn: str, seed: int, size: Size) -> None:
                     incremental()
     finally:
         stop.set()
-        for thread in (*clients, slow, streamer):
+        for thread in (*clients, slow, streamer, pruner):
             thread.join()
-    assert not streamer.problem, streamer.problem
+    problem = streamer.problem + pruner.problem
+    assert not problem, problem
+    print(f"{pruner.deleted} objects were collected meanwhile")  # noqa: T201
     if seed % 2:  # else the newest changes are in pieces of a stream
         create_incremental(
             dsn, project.repository, options, open_mirror=None, sink=project.events.append

@@ -79,7 +79,10 @@ class _MustBeFull(Exception):
 
 
 class _Moved(Exception):
-    """A stream began, ended or gathered between two steps: look again. Never leaves this module."""
+    """A stream began, ended or gathered between two steps: look again. Never leaves this module.
+
+    The text is a reason for a full, should looking again be of no use.
+    """
 
 
 @dataclass(slots=True)
@@ -159,11 +162,14 @@ def _beside_streams(
     sink: EventSink,
     before_acknowledge: Callable[[], None],
 ) -> BackupReport:
+    reason = ""
     for _ in range(_TRIES):
         try:
             return _incremental(dsn, repository, options, sink, before_acknowledge)
-        except _Moved:
-            continue
+        except _Moved as moved:
+            reason = str(moved)
+    if reason:
+        raise _MustBeFull(reason)
     raise SourceUnreachable(
         "a stream on the source came and went each time that the backup looked",
         hint="Look at its output: it may begin and fail again and again. Then run it again.",
@@ -190,9 +196,7 @@ def _incremental(
             ) as objects,
         ):  # fmt: skip
             try:
-                kept = (Ref(one.object, one.raw) for one in segments_of(place.pieces))
-                if not all(writer.is_reusable(ref) for ref in kept):
-                    raise _Moved  # gathered after the place was read: other segments hold it now
+                _require_segments(place, writer)
                 objects.copy_ahead()
                 drained = _gathered(place, by_stream) if by_stream else _drain(
                     conn, dsn, names, place, writer, sink, cancel
@@ -243,6 +247,16 @@ def _require_log(
     if why:
         raise _MustBeFull(why)
     return place
+
+
+def _require_segments(place: Place, writer: Writer) -> None:
+    """Raise _Moved where the pieces' segments cannot be named: other pieces may hold them now."""
+    for segment in segments_of(place.pieces):
+        if not writer.is_reusable(Ref(segment.object, segment.raw)):
+            raise _Moved(
+                f"the segment {segment.object} that a stream stored is missing, damaged or about "
+                "to be collected"
+            )
 
 
 def _gathered(place: Place, asked: tuple[int, str]) -> _Drained:
