@@ -1,5 +1,7 @@
 """`aurora stream` against real servers: what it stores, and how it lives with backups."""
 
+import contextlib
+
 import pytest
 
 from aurora.engines.logical.targets import Target
@@ -9,12 +11,13 @@ from aurora.operations.recover import plan_recovery, run_recovery
 from aurora.operations.restore import RestoreOptions
 from aurora.operations.stream_lock import StreamRunning
 from aurora.operations.verify import verify_backup
+from aurora.postgres.embedded import EmbeddedServer
 from aurora.repository.ids import STREAM
 from aurora.repository.verify import Level, verify
 from tests.fixtures.changelog import full, incremental, log_of, logged, prepare
 from tests.fixtures.faults import eventually
 from tests.fixtures.looks import run_script, run_sql
-from tests.fixtures.postgres import NewDatabase
+from tests.fixtures.postgres import NewDatabase, drop_database
 from tests.fixtures.projects import LABEL, NewTarget, Project
 from tests.fixtures.streaming import streaming
 
@@ -211,6 +214,39 @@ def test_a_piece_whose_segment_is_lost_is_told_and_a_full_begins_anew(
     insert(dsn, "b")
     assert incremental(project, dsn).type == "incremental"
     assert recovered(project, new_target(), Target(latest=True)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside a stream"])
+def test_after_a_recovery_in_place_the_log_begins_anew(
+    project: Project, dsn: str, new_target: NewTarget, pg: EmbeddedServer, beside: bool
+) -> None:
+    """The slot stayed with the replaced database; a stream that ran goes on in the new one."""
+    options, sink = RestoreOptions(in_place=True), project.events.append
+    full(project, dsn)
+    insert(dsn, "a")
+    assert incremental(project, dsn).type == "incremental"
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(streaming(project, dsn, new_slot=True)) if beside else None
+        if running:
+            running.streams()
+        plan = plan_recovery(
+            project.repository, LABEL, Target(latest=True), dsn, options, sink=sink
+        )
+        assert plan.restore.has_log
+        report = run_recovery(plan, make_safety_backup=None, sink=sink)
+        stack.callback(drop_database, pg, report.old_database)
+        assert any("begins anew" in note for note in report.notes)
+        insert(dsn, "b")
+        if running:
+            running.reaches(lambda state: state.state == "streaming" and state.full == "")
+            insert(dsn, "c")
+            running.keeps(dsn)
+            running.end()
+        else:
+            assert incremental(project, dsn).type == "full"
+            insert(dsn, "c")
+            assert incremental(project, dsn).type == "incremental"
+    assert recovered(project, new_target(), Target(latest=True)) == ["a", "b", "c"]
 
 
 def test_an_idle_database_holds_no_wal_back(

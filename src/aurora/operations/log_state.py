@@ -133,7 +133,10 @@ def slot_break(slot: SlotState | None, names: LogNames, database: str) -> str:
     if slot is None:
         return f"the slot {names.slot} is not on the source; `aurora source prepare` makes it"
     if slot.database != database:
-        return f"the slot {slot.name} belongs to the database {slot.database}"
+        return (
+            f"the slot {slot.name} belongs to the database {slot.database}; "
+            "`aurora source prepare` tells what to do"
+        )
     if slot.is_lost:
         why = slot.invalid or "it held more WAL than max_slot_wal_keep_size allows"
         return f"the server has given up the slot {slot.name} ({why}); run `aurora source prepare`"

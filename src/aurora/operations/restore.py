@@ -33,6 +33,7 @@ from aurora.engines.logical.target import (
 from aurora.errors import CheckFailed, Incomplete, TargetNotEmpty, TargetUnfit, UsageError
 from aurora.events import EventSink, Noted, PhaseBegun, Warned
 from aurora.operations.content import Backup, RepositorySource
+from aurora.operations.log_move import move_log, names_slot
 from aurora.operations.reports import RestoreReport, TableResult
 from aurora.operations.restore_project import (
     ProjectPlan,
@@ -90,6 +91,17 @@ class RestorePlan:
         stamp = self.restore_id.removeprefix("r").replace("-", "_").lower()
         return aside_name(self.state.name, f"before_{stamp}")
 
+    @property
+    def bound(self) -> list[str]:
+        """What stays with the database that is replaced."""
+        label = self.backup.entry.database
+        return [one for one in self.state.bound if not names_slot(one, label)]
+
+    @property
+    def has_log(self) -> bool:
+        """Whether the database that is replaced has a change log of Aurora's."""
+        return len(self.bound) < len(self.state.bound)
+
     def document(self) -> dict[str, object]:
         """For ``--json``."""
         return {
@@ -132,8 +144,10 @@ class RestorePlan:
                     ("swap", f"in one transaction; sessions are ended; the old one stays as "
                              f"{self.old_name}"),
                 ]  # fmt: skip
-                if self.state.bound:
-                    found.append(("stays there", ", ".join(self.state.bound)))
+                if self.bound:
+                    found.append(("stays there", ", ".join(self.bound)))
+                if self.has_log:
+                    found.append(("change log", "begins anew with the next backup, a full"))
         return found
 
 
@@ -498,10 +512,15 @@ def _put_in_place(
         return
     report.old_database = old
     sink(Noted(f"the replaced database stays as {old}; drop it when you are sure"))
-    if state.bound:
+    if plan.has_log:
+        told = move_log(
+            state.info, old, plan.backup.entry.database, skip=snapshot.skipped, sink=sink
+        )
+        report.notes.append(told)
+    if plan.bound:
         report.notes.append(
             f"these stay with {old}, and a slot keeps WAL until it is dropped: "
-            f"{', '.join(state.bound)}"
+            f"{', '.join(plan.bound)}"
         )
 
 

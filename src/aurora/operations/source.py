@@ -14,6 +14,7 @@ from aurora.engines.logical import slot as slots
 from aurora.engines.logical.names import Connection, shown
 from aurora.engines.logical.receiver import LogSession
 from aurora.engines.logical.slot import Identity, LogNames, SlotState
+from aurora.engines.logical.target import is_replaced
 from aurora.errors import AuroraError, Incomplete, SourceUnsupported
 from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded
 from aurora.operations.findings import Finding, Level, failed, listed, warning
@@ -87,11 +88,13 @@ def plan_prepare(
         held = slots.read_slot(conn, names.slot)
         statements = slots.publication_statements(conn, names, identities)
         obstacles = _obstacles(conn, facts, held, statements)
-        if held is not None and held.is_lost:
+        useless = held is not None and (held.is_lost or is_replaced(held.database, facts.database))
+        if useless:
             statements.append(f"SELECT pg_catalog.pg_drop_replication_slot('{names.slot}')")
-        makes_slot = held is None or held.is_lost
+        makes_slot = held is None or useless
         if makes_slot:
-            statements.append(slots.slot_statement(names, facts.version_num, failover=failover))
+            wanted = failover or (held is not None and held.failover)
+            statements.append(slots.slot_statement(names, facts.version_num, failover=wanted))
         markers = ddl.marker_statements(conn, names)
         if ddl_markers:
             statements += markers
@@ -166,7 +169,7 @@ def plan_undo(dsn: str, label: str) -> PreparePlan:
         held = slots.read_slot(conn, names.slot)
         obstacles: list[Finding] = []
         facts = inspect_server(conn)
-        if held is not None and held.database != facts.database:
+        if held is not None and _is_elsewhere(held, facts.database):
             obstacles.append(_elsewhere(held))
     return PreparePlan(dsn, names, tuple(statements), slot=held, obstacles=tuple(obstacles))
 
@@ -216,7 +219,7 @@ def _obstacles(
         )
     if held is None and (room := _no_room(conn, facts)):
         found.append(room)
-    if held is not None and held.database != facts.database:
+    if held is not None and _is_elsewhere(held, facts.database):
         found.append(_elsewhere(held))
     if held is not None and (held.plugin != "pgoutput" or held.two_phase):
         found.append(
@@ -290,11 +293,17 @@ def _no_room(conn: Connection, facts: ServerFacts) -> Finding | None:
     return None
 
 
+def _is_elsewhere(held: SlotState, database: str) -> bool:
+    """Whether the slot is another database's, and not one's that a restore replaced."""
+    return held.database != database and not is_replaced(held.database, database)
+
+
 def _elsewhere(held: SlotState) -> Finding:
     return failed(
         "log-slot-elsewhere",
         f"the slot {held.name} belongs to the database {held.database}",
-        "Give this source another name ([source] name in aurora.toml).",
+        "If that is another source, give this one another name ([source] name in aurora.toml). If "
+        f"it is in nobody's use: SELECT pg_drop_replication_slot('{held.name}');",
     )
 
 

@@ -73,6 +73,7 @@ class SlotState:
     lag_bytes: int  # of WAL after what was acknowledged
     two_phase: bool
     invalid: str  # why the server gave it up, "" where it did not
+    failover: bool = False  # standbys keep it too (since 17)
 
     @property
     def is_lost(self) -> bool:
@@ -88,7 +89,8 @@ SELECT s.slot_name, s.plugin, s.database, COALESCE(s.active_pid, 0), s.restart_l
                 s.confirmed_flush_lsn), 0)::bigint,
        COALESCE((to_jsonb(s) ->> 'two_phase')::bool, false),
        COALESCE(to_jsonb(s) ->> 'invalidation_reason',
-                CASE WHEN (to_jsonb(s) ->> 'conflicting')::bool THEN 'conflict' END, '')
+                CASE WHEN (to_jsonb(s) ->> 'conflicting')::bool THEN 'conflict' END, ''),
+       COALESCE((to_jsonb(s) ->> 'failover')::bool, false)
 FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = %s
 """
 

@@ -7,6 +7,7 @@ was left unfinished by a killed restore carries the mark and is swept by the nex
 """
 
 import contextlib
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -179,6 +180,12 @@ def aside_name(name: str, suffix: str) -> str:
     """``name_suffix``, within PostgreSQL's 63 bytes."""
     room = _NAME_BYTES - len(suffix) - 1
     return f"{name.encode()[:room].decode(errors='ignore')}_{suffix}"
+
+
+def is_replaced(name: str, database: str) -> bool:
+    """Whether *name* is what a restore called the *database* that it replaced."""
+    found = re.search(r"_(before_\d{8}t\d{6}z_[a-z0-9]{4})\Z", name)
+    return found is not None and name == aside_name(database, found[1])
 
 
 @contextmanager
