@@ -132,6 +132,7 @@ class Aurora:
             jobs=settings.jobs,
             max_rate=settings.max_rate,
             skip=settings.skip,
+            checkpoint_interval=settings.checkpoint_interval,
         )
 
     def _own_buckets(self, client: SupabaseRest) -> tuple[str, ...]:

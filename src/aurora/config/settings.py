@@ -206,6 +206,11 @@ class ObjectsSettings(_Section):
     skip: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
         default=(), description="buckets that are left out: names, or patterns such as cache-*"
     )
+    checkpoint_interval: Duration = Field(
+        default=60.0,
+        gt=0,
+        description="how often a long copy is saved, so that an interrupted one goes on",
+    )
 
 
 class TargetSettings(_Section):

@@ -30,7 +30,7 @@ from aurora.repository.catalog import BackupEntry, entry_of
 from aurora.repository.collector import Collected, collect
 from aurora.repository.door import Repository
 from aurora.repository.holds import ALL, Hold, place_hold, read_holds, release_hold
-from aurora.repository.ids import SAFETY, SEALED, parse_backup_id
+from aurora.repository.ids import CHECKPOINT, SAFETY, SEALED, parse_backup_id
 from aurora.repository.layout import CONTENT_TYPES, ObjectType, backup_name
 from aurora.repository.refs import Refs
 from aurora.repository.removals import FLOOR, Removal, read_removals, removed_at
@@ -416,7 +416,7 @@ class _Facts:
         return BackupEntry(backup, self._database, parsed.type, parsed.created_at, damage="refs")
 
     def _item(self, entry: BackupEntry, whole: set[str]) -> Item:
-        has_log = entry.type not in (SEALED, SAFETY)
+        has_log = entry.type not in (SEALED, SAFETY, CHECKPOINT)
         log, is_readable = self._log_of(entry) if has_log else (None, True)
         return Item(
             id=entry.id,
