@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.fixtures.postgres",
     "tests.fixtures.hosted",
     "tests.fixtures.stores",
+    "tests.fixtures.gcs",
     "tests.fixtures.data",
 ]
 

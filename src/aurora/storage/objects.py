@@ -6,7 +6,9 @@ must be seen by the one place that knows how to look.
 """
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +21,7 @@ from aurora.storage.addresses import Address
 from aurora.storage.base import Buffer, ObjectInfo
 from aurora.storage.foreign import ERRORS, Reply, bucket_missing, translated
 from aurora.storage.names import check_data, check_name, check_prefix, check_size
+from aurora.storage.object_lock import ObjectLock
 
 CREDENTIALS = {
     "s3": ("access_key_id", "secret_access_key", "session_token"),
@@ -29,6 +32,10 @@ _CONNECT = timedelta(seconds=10)
 _SILENCE = timedelta(seconds=45)  # a read in which nothing comes for so long has failed
 _PAGE = 1000
 _PAGES = {"html": "text/html; charset=utf-8", "json": "application/json"}  # of a status page
+_BESIDE_GOOGLE_KEY = (
+    "GOOGLE_BEARER_TOKEN", "GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH",
+)  # fmt: skip
+_SINGLY = 8  # deletes of single names side by side
 _BATCH = 250  # Azure takes 256 names in one bulk delete, S3 1000
 
 
@@ -36,13 +43,21 @@ class ObjectStorage:
     """One bucket or container, below a prefix. Threads may share it."""
 
     def __init__(
-        self, address: Address, credentials: Mapping[str, str], *, timeout: float = 300.0
+        self,
+        address: Address,
+        credentials: Mapping[str, str],
+        *,
+        timeout: float = 300.0,
+        lock: ObjectLock | None = None,
     ) -> None:
         """*timeout* is in seconds and bounds one whole request, body included.
+
+        With *lock*, what it covers is put under a retention.
 
         Raises UsageError: a credential's name or form is wrong.
         """
         _check_credentials(address.kind, credentials)
+        self._lock = lock
         self._address = address
         self._base = f"{address.prefix}/" if address.prefix else ""
         whole = timedelta(seconds=timeout)
@@ -119,6 +134,9 @@ class ObjectStorage:
 
     def _put(self, name: str, view: memoryview, *, create: bool) -> None:
         key = self._base + name
+        if self._lock is not None and self._lock.covers(name):
+            self._lock.put(name, view, create=create)
+            return
         try:
             mode = "create" if create else None
             told = {"Content-Type": kind} if (kind := _PAGES.get(name.rpartition(".")[2])) else None
@@ -154,14 +172,19 @@ class ObjectStorage:
         self._bucket_seen = True
 
     def _delete_singly(self, names: Iterable[str]) -> None:
-        """One by one: Azure's bulk delete gives up at the first name that is not there."""
-        for name in names:
+        """One by one: Azure's and Google's deletes give up at the first name that is not there."""
+
+        def attempt(name: str) -> None:
             try:
                 obstore.delete(self._writer, self._base + name)
             except FileNotFoundError:
-                continue
+                return
             except ERRORS as error:
                 raise self._translated(error, f"delete {name}", name) from None
+
+        with ThreadPoolExecutor(_SINGLY, thread_name_prefix="aurora-delete") as pool:
+            for _ in pool.map(attempt, names):
+                pass
 
     def _missing_or(self, error: BaseException, what: str, name: str) -> AuroraError:
         """Tell a missing object from a missing bucket; some servers use one code for both."""
@@ -285,10 +308,23 @@ def _open_s3(
 def _open_gs(
     address: Address, credentials: Mapping[str, str], common: dict[str, Any]
 ) -> ObjectStore:
-    options = {**common, **credentials}
+    if "service_account_key" in credentials:
+        _refuse_beside_key()
+    # Said in any case: obstore would take it from the environment.
+    options = {"skip_signature": False, **common, **credentials}
     if address.endpoint:
         options["base_url"] = address.endpoint
     return GCSStore(address.bucket, **options)
+
+
+def _refuse_beside_key() -> None:
+    """obstore mixes what is in the environment into the key that it is given."""
+    if found := [name for name in _BESIDE_GOOGLE_KEY if name in os.environ]:
+        raise UsageError(
+            f"{found[0]} is set in the environment, beside the service_account_key that is given",
+            hint=f"The two cannot be told apart later. Unset {' and '.join(found)} where Aurora "
+            "runs, or take service_account_key out of the storage's credentials.",
+        )
 
 
 def _open_az(
