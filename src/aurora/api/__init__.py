@@ -26,6 +26,7 @@ from aurora.api.changelog import mark_point, prepare_source, transactions
 from aurora.api.common import reports_directory
 from aurora.api.drills import drill, drills, next_drill
 from aurora.api.incident_recovery import (
+    FINISHED_BEFORE,
     recover_rows,
     recover_table,
     recover_whole,
@@ -84,6 +85,7 @@ from aurora.api.streaming import stream
 from aurora.repository.sealed import new_identity
 
 __all__ = [
+    "FINISHED_BEFORE",
     "add_key",
     "assess",
     "audit_entries",
