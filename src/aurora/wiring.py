@@ -6,6 +6,7 @@ before it is needed, and no secret is asked for twice.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
@@ -22,12 +23,15 @@ from aurora.operations.objects import SourceObjects
 from aurora.postgres.conninfo import ConnInfo, needs_password, supabase_project
 from aurora.repository.door import ClosedRepository, Repository
 from aurora.repository.keys import Passphrase, RecoveryCode, Secret
+from aurora.repository.layout import UNLOCKED
 from aurora.repository.mirror import MirrorView
 from aurora.repository.sealed import Identities, Recipients
 from aurora.repository.sealed_door import SealedRepository
 from aurora.storage.addresses import parse_address, provider_of
 from aurora.storage.base import Buffer, ObjectInfo, Storage
+from aurora.storage.object_lock import LockRule, ObjectLock
 from aurora.storage.open import Patience, open_storage
+from aurora.storage.s3_requests import BucketState, S3Requests
 from aurora.storage.supabase_rest import SupabaseRest
 
 DEFAULT_CONFIG = Path("aurora.toml")
@@ -73,6 +77,7 @@ class Aurora:
         self._lock = RLock()
         self._passphrases: dict[Place, str] = {}
         self._storages: dict[Place, Storage] = {}
+        self._object_locks: dict[Place, ObjectLock | None] = {}
         self._source: ConnInfo | None = None
 
     @classmethod
@@ -138,6 +143,7 @@ class Aurora:
             jobs=settings.jobs,
             max_rate=settings.max_rate,
             skip=settings.skip,
+            checkpoint_interval=settings.checkpoint_interval,
         )
 
     def _own_buckets(self, client: SupabaseRest) -> tuple[str, ...]:
@@ -229,12 +235,60 @@ class Aurora:
                 self._storages[place] = open_storage(
                     settings.url,
                     self._credentials(place, settings),
+                    lock=self.object_lock(place),
                     base_directory=self.settings.base,
                     patience=self._patience,
                     timeout=_TIMEOUT if self._patience is None else _HASTY_TIMEOUT,
                     sink=self._sink,
                 )
             return self._storages[place]
+
+    def object_lock(self, place: Place) -> ObjectLock | None:
+        """The object lock of a storage; None where none is wanted. Raises UsageError."""
+        with self._lock:
+            if place not in self._object_locks:
+                settings = self._storage_settings(place)
+                credentials = self._credentials(place, settings)
+                self._object_locks[place] = self._lock_by(settings, credentials)
+            return self._object_locks[place]
+
+    def bucket_state(self, place: Place) -> BucketState | None:
+        """What an S3 bucket says of its versions and its lock; None for what is no such bucket.
+
+        Raises UsageError: no key is given. StorageError.
+        """
+        settings = self._storage_settings(place)
+        address = parse_address(settings.url, self.settings.base)
+        if address.kind != "s3":
+            return None
+        return S3Requests(address, self._credentials(place, settings)).state()
+
+    def longest_retention(self, place: Place) -> timedelta:
+        """How long retention keeps a backup of that storage at most."""
+        retention = self.settings.retention
+        kinds = ("full", "sealed", "safety", "window")
+        return timedelta(seconds=max(retention.of(place, kind) for kind in kinds))
+
+    def lock_for_collecting(self, place: Place) -> ObjectLock | None:
+        """The same by the credentials that may delete, where there are such."""
+        settings = self._storage_settings(place)
+        credentials = self._collector_credentials(place, settings)
+        return self._lock_by(settings, credentials) if credentials else self.object_lock(place)
+
+    def _lock_by(
+        self, settings: StorageSettings, credentials: Mapping[str, str]
+    ) -> ObjectLock | None:
+        if settings.object_lock is None:
+            return None
+        period = timedelta(seconds=settings.object_lock)
+        return ObjectLock(
+            settings.url,
+            credentials,
+            LockRule(period, settings.object_lock_mode, UNLOCKED),
+            timeout=_TIMEOUT if self._patience is None else _HASTY_TIMEOUT,
+            patience=self._patience,
+            sink=self._sink,
+        )
 
     def open_for_collecting(self, place: Place) -> Repository:
         """The repository on *place* by the credentials that may delete, where there are such.
@@ -253,8 +307,7 @@ class Aurora:
 
     def _collector_storage(self, place: Place) -> Storage:
         settings = self._storage_settings(place)
-        references = collector_references(place, settings)
-        credentials = self._resolved(references, f"{place}.collector_credentials")
+        credentials = self._collector_credentials(place, settings)
         if not credentials:
             return self.storage(place)
         return open_storage(
@@ -262,8 +315,13 @@ class Aurora:
             credentials,
             base_directory=self.settings.base,
             patience=self._patience,
+            lock=self.lock_for_collecting(place),
             sink=self._sink,
         )
+
+    def _collector_credentials(self, place: Place, settings: StorageSettings) -> dict[str, str]:
+        references = collector_references(place, settings)
+        return self._resolved(references, f"{place}.collector_credentials")
 
     def open_for_reading(self, place: str, *, sink: EventSink = discard) -> Repository:
         """The repository to list, verify and restore from.

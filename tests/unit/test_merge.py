@@ -100,6 +100,8 @@ class Log:
         )  # fmt: skip
 
     def close(self) -> None:
+        names = list(self.directory.iterdir())
+        assert not names, "what a killed process would leave, unencrypted"
         self.spool.close()
         self.merge.close()
         if self.rows is not None:

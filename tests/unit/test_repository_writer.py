@@ -11,16 +11,18 @@ from aurora import clock
 from aurora.errors import (
     ObjectMissing,
     RepositoryLocked,
+    RepositoryNotFound,
     StorageFull,
     StorageUnavailable,
     UsageError,
 )
 from aurora.events import Event, Warned
 from aurora.repository.candidates import write_candidates
-from aurora.repository.door import Ref, Repository, Writer
+from aurora.repository.door import ClosedRepository, Ref, Repository, Writer
 from aurora.repository.ids import new_backup_id
 from aurora.repository.layout import ObjectType, parse_content
 from aurora.repository.leases import Lease
+from aurora.repository.mirror import replicate
 from aurora.repository.uploads import UploadPool
 from aurora.storage.base import Buffer
 from aurora.storage.memory import MemoryStorage
@@ -30,6 +32,7 @@ from tests.unit.test_repository_kit import (
     backup,
     commit,
     create,
+    create_mirror,
     flip,
     names,
     payloads,
@@ -276,6 +279,54 @@ def test_the_pool_drops_what_had_not_begun() -> None:
         pool.drain()
     pool.close()
     assert ran == []
+
+
+def test_draining_waits_for_what_was_there_only() -> None:
+    """Others may go on submitting meanwhile, without an end."""
+    pool, stop = UploadPool(workers=2, in_flight=10), threading.Event()
+
+    def another() -> None:
+        time.sleep(0.001)
+        if not stop.is_set():
+            pool.submit(1, another)
+
+    pool.submit(1, another)
+    thread = threading.Thread(target=pool.drain)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    stop.set()
+    pool.drain()
+    pool.close()
+
+
+def test_a_checkpoint_is_no_backup() -> None:
+    """It protects what it names, another run reuses it, and neither list nor mirror has it."""
+    storage = MemoryStorage()
+    repository = create(storage)
+    first = backup(repository, payloads(1), day=1)
+    with repository.write("db") as writer:
+        refs = [writer.put(ObjectType.OBJECT, content) for content in payloads(2)]
+        moment = clock.now()
+        made = writer.commit(
+            backup_id=new_backup_id("checkpoint", moment), type="checkpoint",
+            created_at=moment, manifest={}, uses=refs, last=False,
+        )  # fmt: skip
+        assert all(map(writer.is_reusable, refs))
+    again = reopen(storage)
+    assert again.backups() == [first]
+    assert again.checkpoints("db") == [made]
+    assert again.resolve("latest") == first
+    with pytest.raises(RepositoryNotFound):
+        again.resolve("latest:checkpoint")
+    with again.write("db") as writer:
+        assert all(map(writer.is_reusable, refs))
+        follows = commit(writer, [])
+    assert follows.sequence == (made.sequence or 0) + 1
+    mirror = create_mirror(MemoryStorage())
+    assert replicate(storage, mirror).is_complete
+    assert [one.id for one in ClosedRepository(mirror).backups()] == [first.id, follows.id]
+    assert not list(mirror.list(ObjectType.OBJECT.prefix))
 
 
 def test_leaving_without_commit_leaves_garbage_only() -> None:

@@ -298,3 +298,23 @@ def test_safety_backups_of_another_database_age_with_the_rest() -> None:
     assert [v.item.id for v in found if v.keep] == ["safety-100"]
     much_later = decide(items, Policy(), now=NOW + 1000 * HOUR, newest=NOW + 1000 * HOUR)
     assert not any(v.keep for v in much_later)
+
+
+def test_checkpoints_are_kept_until_a_backup_follows() -> None:
+    """Or for a week; by runs that only ever die no backup gets older."""
+    checkpoints = [other("checkpoint", hours, sequence=9) for hours in (1, 100)]
+    before = [full(200, sequence=3), full(250, sequence=2)]
+    assert kept([*before, *checkpoints]) == {
+        "full-200",
+        "full-250",
+        "checkpoint-1",
+        "checkpoint-100",
+    }
+    assert kept(checkpoints) == {"checkpoint-1", "checkpoint-100"}
+    made_since = full(0.5, sequence=10)
+    items = [*before, *checkpoints, made_since]
+    assert not {"checkpoint-1", "checkpoint-100"} & kept(items)
+    assert verdict(items, "checkpoint-1").against == "a backup was made since"
+    old = [other("checkpoint", 0, sequence=9), other("checkpoint", 8 * 24, sequence=8)]
+    assert kept(old) == {"checkpoint-0"}
+    assert kept([*items[:-1], other("safety", 0, sequence=12)]) >= {"checkpoint-1"}

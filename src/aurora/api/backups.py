@@ -14,13 +14,14 @@ from aurora.operations import incremental
 from aurora.operations import verify as verify_operation
 from aurora.operations.backup import BackupReport
 from aurora.operations.coverage import Coverage
+from aurora.operations.locks import extend_or_warn
 from aurora.operations.log_state import INCREMENTAL
 from aurora.operations.prune import Marks, marks_of
 from aurora.operations.seal import create_sealed
 from aurora.operations.verify import Healed, Verified
 from aurora.repository import mirror
 from aurora.repository.catalog import BackupEntry
-from aurora.repository.door import Repository
+from aurora.repository.door import ClosedRepository, Repository
 from aurora.repository.ids import SEALED, STREAM
 from aurora.repository.mirror import ReplicationReport
 from aurora.repository.verify import Level, VerifyReport, verify
@@ -117,6 +118,10 @@ def replicate(aurora: Aurora, *, sink: EventSink = discard) -> ReplicationReport
     view = secondary_view(aurora)
     with recorded(aurora, "run", "backup replicate", sink) as note:
         report = mirror.replicate(aurora.storage("primary"), view, sink=sink)
+        if (lock := aurora.object_lock("secondary")) is not None:
+            catalog = ClosedRepository(view).catalog_alone()
+            locks = extend_or_warn("secondary", lock, view.ground(), catalog, sink=sink)
+            note.facts["locks"] = locks and locks.document()
         lacking = sorted(backup for (_, backup), names in report.lacking.items() if names)
         note.facts |= {
             "copied_objects": report.copied_objects,

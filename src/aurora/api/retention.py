@@ -71,7 +71,8 @@ def run_prune(aurora: Aurora, plan: PrunePlan, *, sink: EventSink = discard) -> 
     """Do what a plan of :func:`plan_prune` says. Raises as :func:`prune`."""
     with recorded(aurora, "prune", "backup prune", sink, storage=plan.place) as note:
         note.repository = _primary(aurora, plan)
-        report = operation.run_prune(plan, sink=sink)
+        lock = aurora.lock_for_collecting(_place(aurora, plan.place))
+        report = operation.run_prune(plan, lock=lock, sink=sink)
         note.facts |= report.document()
         note.write = report.did_something
     return report

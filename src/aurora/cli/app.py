@@ -7,43 +7,41 @@ from typing import Annotated
 
 import typer
 
-from aurora.cli import doctor, exits, init
-from aurora.cli.audit import audit
-from aurora.cli.backup import backup
-from aurora.cli.changes import log
-from aurora.cli.drill import drill
-from aurora.cli.incident import incident
-from aurora.cli.key import key
-from aurora.cli.notify import notify
-from aurora.cli.run import run
-from aurora.cli.schedule import schedule
-from aurora.cli.source import source
-from aurora.cli.stream import stream
+from aurora.cli import exits
+from aurora.cli.lazy import Verb, group_of
 from aurora.errors import Cancelled, UsageError
 from aurora.version import __version__
 
+VERBS = {
+    "init": Verb("aurora.cli.init:init", "Make the repositories and write aurora.toml."),
+    "doctor": Verb("aurora.cli.doctor:doctor", "Is everything in place? What to do if not."),
+    "run": Verb("aurora.cli.run:run", "The daemon: backups, tests and retention when due."),
+    "stream": Verb("aurora.cli.stream:stream", "Store every change as it is committed."),
+    "backup": Verb("aurora.cli.backup:backup", "Create, list, verify, heal and restore backups."),
+    "schedule": Verb(
+        "aurora.cli.schedule:schedule", "What is due when; units for other schedulers."
+    ),
+    "notify": Verb(
+        "aurora.cli.notify:notify", "Notices and pings: try them, edit their templates."
+    ),
+    "source": Verb("aurora.cli.source:source", "Prepare the source for incremental backups."),
+    "key": Verb("aurora.cli.key:key", "Key slots, recovery sheet, identities."),
+    "audit": Verb(
+        "aurora.cli.audit:audit", "What was done with the backups, and is the record whole?"
+    ),
+    "drill": Verb("aurora.cli.drill:drill", "Rehearse a disaster in a sandbox, against the clock."),
+    "log": Verb("aurora.cli.changes:log", "Look into the change log of incremental backups."),
+    "incident": Verb("aurora.cli.incident:incident", "Led through an emergency, step by step."),
+}
 app = typer.Typer(
     name="aurora",
+    cls=group_of(VERBS),
     help="Back up and recover a PostgreSQL database or Supabase project, from outside the server.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("init", short_help="Make the repositories and write aurora.toml.")(init.init)
-app.command("doctor", short_help="Is everything in place? What to do if not.")(doctor.doctor)
-app.command("run", short_help="The daemon: backups, tests and retention when due.")(run)
-app.add_typer(backup, name="backup", help="Create, list, verify, heal and restore backups.")
-app.add_typer(schedule, name="schedule", help="What is due when; units for other schedulers.")
-app.add_typer(notify, name="notify", help="Notices and pings: try them, edit their templates.")
-app.add_typer(source, name="source", help="Prepare the source for incremental backups.")
-app.command("stream", short_help="Store every change as it is committed.")(stream)
-app.add_typer(key, name="key", help="Key slots, recovery sheet, identities.")
-app.add_typer(audit, name="audit", help="What was done with the backups, and is the record whole?")
-app.add_typer(drill, name="drill", help="Rehearse a disaster in a sandbox, against the clock.")
-app.add_typer(log, name="log", help="Look into the change log of incremental backups.")
-
-app.add_typer(incident, name="incident", help="Led through an emergency, step by step.")
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,209 +1,28 @@
-"""`aurora backup …`: the group, and the verbs create, list and replicate."""
-
-from dataclasses import asdict
-from typing import Annotated, Any
+"""`aurora backup …`: the group of verbs."""
 
 import typer
 
-from aurora import api, clock
-from aurora.cli import context as run
-from aurora.cli import mark, objects, proof, prune, recover, restore, status, verify
-from aurora.cli.render import surface, table
-from aurora.errors import Incomplete
-from aurora.operations.backup import BackupReport
-from aurora.operations.incremental import described
-from aurora.operations.objects import ObjectsReport
-from aurora.operations.prune import Marks
-from aurora.repository.catalog import BackupEntry
-from aurora.units import format_count, format_duration, format_size
+from aurora.cli.lazy import Verb, group_of
 
-backup = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-backup.command("status")(status.status)
-backup.command("verify")(verify.verify)
-backup.command("heal")(verify.heal)
-backup.command("prune")(prune.prune)
-backup.command("hold")(prune.hold)
-backup.command("release")(prune.release)
-backup.command("undelete")(prune.undelete)
-backup.command("restore")(restore.restore)
-backup.command("restore-full")(restore.restore_full)
-backup.command("restore-table")(restore.restore_table)
-backup.command("restore-point")(recover.restore_point)
-backup.command("restore-object")(objects.restore_object)
-backup.command("restore-bucket")(objects.restore_bucket)
-backup.command("mark")(mark.mark)
-backup.command("validate")(proof.validate)
-backup.command("test-recovery")(proof.recovery_test)
-
-Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
-
-
-@backup.command("create")
-def create(
-    context: typer.Context,
-    type_: Annotated[
-        str, typer.Option("--type", help="Kind of backup: full, incremental or sealed.")
-    ] = "full",
-    jobs: Annotated[int | None, typer.Option(help="Connections that read side by side.")] = None,
-    skip: Annotated[
-        list[str] | None, typer.Option(help="Leave this schema.table out; may be repeated.")
-    ] = None,
-    accept_new_source: Annotated[
-        bool,
-        typer.Option(
-            "--accept-new-source", help="The database has moved to another server; go on."
-        ),
-    ] = False,
-    json: Json = False,
-) -> None:
-    """Back up the source to the primary storage, then bring the secondary up to date.
-
-    Exit code 0: all of it on both storages. 3: made, but not on the secondary, or without
-    some object of the project's Storage; what is lacking is told.
-    """
-    with surface(json) as shown:
-        aurora = run.load(context, {"backup": {"jobs": jobs}}, sink=shown.sink)
-        report = api.create_backup(
-            aurora,
-            kind=type_,
-            skip=skip or (),
-            accept_new_source=accept_new_source,
-            sink=shown.sink,
-        )
-        shown.summary({"operation": "backup create", **report.document()}, _created(report))
-    if not report.is_complete:
-        raise typer.Exit(Incomplete.exit_code)
-
-
-def _created(report: BackupReport) -> list[str]:
-    where = {
-        None: "complete",
-        True: "complete and replicated",
-        False: "complete on the primary, NOT replicated",
-    }[report.replicated]
-    rate = report.bytes_read / report.seconds if report.seconds else 0
-    log = described(report)
-    return [
-        *([f"a full, not an incremental: {report.reason}"] if report.reason else []),
-        *([log] if log else []),
-        *([_objects(report.objects)] if report.objects else []),
-        f"read {format_size(report.bytes_read)} ({format_count(report.rows)} rows of "
-        f"{format_count(report.tables)} tables) at {format_size(round(rate))}/s, "
-        f"new {format_size(report.bytes_new)}, stored {format_size(report.bytes_stored)}; "
-        f"{report.objects_reused} objects unchanged",
-        f"backup {report.backup_id} {where} in {format_duration(report.seconds)}, "
-        f"state of {report.snapshot_at}",
-    ]
-
-
-def _objects(report: ObjectsReport) -> str:
-    if report.left_out:
-        return f"NOT in the backup: {report.left_out}"
-    bad = [
-        *([f"{format_count(report.lost)} could not be read"] if report.lost else []),
-        *([f"{format_count(report.newer)} newer than the snapshot"] if report.newer else []),
-    ]
-    return (
-        f"Storage: {format_count(report.objects)} objects ({format_size(report.bytes)}), "
-        f"{format_count(report.read)} of them read" + (f"; {', '.join(bad)}" if bad else "")
-    )
-
-
-@backup.command("list")
-def list_backups(
-    context: typer.Context,
-    storage: Annotated[str, typer.Option(help="primary or secondary.")] = "primary",
-    all_databases: Annotated[
-        bool, typer.Option("--all", help="Backups of every database in the repository.")
-    ] = False,
-    json: Json = False,
-) -> None:
-    """List the backups, oldest first."""
-    with surface(json) as shown:
-        aurora = run.load(context, sink=shown.sink)
-        entries, marks = api.list_with_marks(
-            aurora, storage=storage, all_databases=all_databases, sink=shown.sink
-        )
-        rows = [
-            (
-                entry.id,
-                entry.type,
-                entry.database,
-                clock.isoformat(entry.created_at),
-                "?" if entry.stored_bytes is None else format_size(entry.stored_bytes),
-                "?" if entry.objects is None else format_count(entry.objects),
-                _remarks(entry, marks.get(entry.id)),
-            )
-            for entry in entries
-        ]
-        if entries:
-            shown.print(
-                table(
-                    ("backup", "type", "database", "made at (UTC)", "stored", "objects", ""),
-                    rows,
-                    right="stored objects",
-                )
-            )
-        shown.summary(
-            {
-                "operation": "backup list",
-                "backups": [_listed(entry, marks.get(entry.id)) for entry in entries],
-                "held": marks["all"].held if "all" in marks else [],
-            },
-            [
-                *(f"everything is held: {why}" for why in marks.get("all", Marks()).held),
-                f"{len(entries)} backups"
-                if entries
-                else "no backups yet; run `aurora backup create`",
-            ],
-        )
-
-
-def _listed(entry: BackupEntry, marks: Marks | None) -> dict[str, Any]:
-    return {
-        **asdict(entry),
-        "backup_id": entry.id,
-        "created_at": clock.isoformat(entry.created_at),
-        "held": marks.held if marks else [],
-        "removed_at": marks.removed_at if marks else None,
-        "elsewhere": marks.elsewhere if marks else False,
-    }
-
-
-def _remarks(entry: BackupEntry, marks: Marks | None) -> str:
-    found = [entry.damage or ""]
-    if marks is not None:
-        found += [f"held: {why}" for why in marks.held]
-        if marks.removed_at is not None:
-            at = clock.isoformat(marks.removed_at.replace(microsecond=0))
-            found.append(f"removed at {at}, `undelete` keeps it")
-        if marks.elsewhere:
-            found.append("on the secondary only")
-    return "; ".join(filter(None, found))
-
-
-@backup.command("replicate")
-def replicate(context: typer.Context, json: Json = False) -> None:
-    """Copy to the secondary what it lacks. Exit code 3 when something could not be copied."""
-    with surface(json) as shown:
-        report = api.replicate(run.load(context, sink=shown.sink), sink=shown.sink)
-        lacking = [backup_id for (_, backup_id), names in report.lacking.items() if names]
-        shown.summary(
-            {
-                "operation": "backup replicate",
-                "copied_objects": report.copied_objects,
-                "copied_bytes": report.copied_bytes,
-                "bad": report.bad,
-                "lacking": lacking,
-            },
-            [
-                *(f"damaged on the primary: {name}: {why}" for name, why in report.bad.items()),
-                f"copied {format_count(report.copied_objects)} objects, "
-                f"{format_size(report.copied_bytes)}; "
-                + (
-                    f"NOT whole there: {', '.join(lacking)}" if lacking else "all backups are there"
-                ),
-            ],
-        )
-    if not report.is_complete:
-        raise typer.Exit(Incomplete.exit_code)
+VERBS = {
+    "create": Verb("aurora.cli.create:create"),
+    "list": Verb("aurora.cli.listing:list_backups"),
+    "status": Verb("aurora.cli.status:status"),
+    "verify": Verb("aurora.cli.verify:verify"),
+    "heal": Verb("aurora.cli.verify:heal"),
+    "replicate": Verb("aurora.cli.create:replicate"),
+    "restore": Verb("aurora.cli.restore:restore"),
+    "restore-point": Verb("aurora.cli.recover:restore_point"),
+    "restore-full": Verb("aurora.cli.restore:restore_full"),
+    "restore-table": Verb("aurora.cli.restore:restore_table"),
+    "restore-bucket": Verb("aurora.cli.objects:restore_bucket"),
+    "restore-object": Verb("aurora.cli.objects:restore_object"),
+    "validate": Verb("aurora.cli.proof:validate"),
+    "test-recovery": Verb("aurora.cli.proof:recovery_test"),
+    "mark": Verb("aurora.cli.mark:mark"),
+    "prune": Verb("aurora.cli.prune:prune"),
+    "hold": Verb("aurora.cli.prune:hold"),
+    "release": Verb("aurora.cli.prune:release"),
+    "undelete": Verb("aurora.cli.prune:undelete"),
+}
+backup = typer.Typer(cls=group_of(VERBS), no_args_is_help=True, rich_markup_mode=None)

@@ -110,7 +110,27 @@ def _did(report: PruneReport) -> list[str]:
     )
     if report.announced:
         told += f"; `aurora backup undelete ID` until {report.undelete_until[:19]}Z"
-    return [*lines, told]
+    return [*lines, told, *_locked(report)]
+
+
+def _locked(report: PruneReport) -> list[str]:
+    lines = []
+    if report.locks is not None and report.locks.until is not None:
+        lines.append(
+            f"{report.place}: locks of {plural(report.locks.extended, 'object')} extended until "
+            f"{clock.isoformat(report.locks.until)}"
+        )
+    old = report.old_versions
+    if old is not None and old.deleted:
+        told = f"{plural(old.deleted, 'old version')}, {format_size(old.deleted_bytes)}"
+        lines.append(f"{report.place}: deleted for good {told}")
+    if old is not None and old.kept:
+        until = f" until {clock.isoformat(old.until)}" if old.until else ""
+        told = f"{plural(old.kept, 'deleted object')} of {format_size(old.kept_bytes)} kept"
+        lines.append(
+            f"{report.place}: {told} by object lock{until} at most; a later prune takes them"
+        )
+    return lines
 
 
 def _frozen(reasons: Any) -> str:

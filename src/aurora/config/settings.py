@@ -93,6 +93,16 @@ class StorageSettings(_Section):
         default_factory=dict,
         description="other credentials, which may delete; those above need not then",
     )
+    object_lock: Duration | None = Field(
+        default=None,
+        ge=86400,
+        le=10 * 365 * 86400,
+        description="how long nothing that is put can be deleted for good; S3 only",
+    )
+    object_lock_mode: Literal["governance", "compliance"] = Field(
+        default="governance",
+        description="whether an account with the right to bypass may still delete, or nobody",
+    )
     price: float | None = Field(
         default=None, ge=0, description="what it costs a GB (10^9 bytes) and month, in any currency"
     )
@@ -195,6 +205,11 @@ class ObjectsSettings(_Section):
     )
     skip: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
         default=(), description="buckets that are left out: names, or patterns such as cache-*"
+    )
+    checkpoint_interval: Duration = Field(
+        default=60.0,
+        gt=0,
+        description="how often a long copy is saved, so that an interrupted one goes on",
     )
 
 

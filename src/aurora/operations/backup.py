@@ -226,6 +226,7 @@ def create_backup(
             uses=[*store.uses(), *more, *named],
         )
         stats = writer.stats
+        objects.committed()
     report.log = LogReport.of(log) if log is not None else None
     report.take_objects(objects)
     report.committed(entry, stats)

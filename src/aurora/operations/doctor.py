@@ -6,12 +6,14 @@ wrong and what to do; the worst of them decides the exit code.
 
 import stat
 from collections.abc import Collection, Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Protocol
 
 from aurora.errors import AuroraError, RepositoryNotFound
 from aurora.operations.content import Backup
 from aurora.operations.findings import Finding, Level, failed, good, guarded, warning
+from aurora.operations.lock_checks import check_locked_until, check_object_lock
 from aurora.operations.log_checks import check_log
 from aurora.operations.objects import SourceObjects
 from aurora.operations.objects_checks import check_objects
@@ -19,11 +21,14 @@ from aurora.operations.source_checks import check_source, source_facts
 from aurora.operations.storage_checks import check_apart_from_source, check_storage, check_together
 from aurora.postgres.conninfo import ConnInfo
 from aurora.repository.door import Repository
+from aurora.repository.ground import Ground
 from aurora.repository.ids import SEALED, STREAM
 from aurora.repository.layout import ObjectType
+from aurora.repository.lock_table import read_lock_table
 from aurora.repository.mirror import MirrorView
 from aurora.repository.slots import SlotInfo
 from aurora.storage.base import Storage
+from aurora.storage.object_lock import ObjectLock
 from aurora.units import plural
 
 Place = Literal["primary", "secondary"]
@@ -40,6 +45,8 @@ class Subject(Protocol):
     def source_dsn(self) -> str: ...
     def source_objects(self) -> SourceObjects: ...
     def storage(self, place: Place) -> Storage: ...
+    def object_lock(self, place: Place) -> ObjectLock | None: ...
+    def longest_retention(self, place: Place) -> timedelta: ...
     def open_primary(self) -> Repository: ...
     def open_secondary_view(self) -> MirrorView: ...
     def secret_files(self) -> list[Path]: ...
@@ -62,6 +69,7 @@ def examine(
     yield from guarded(
         lambda: check_apart_from_source("primary", subject.storage("primary"), subject.source())
     )
+    yield from guarded(lambda: _check_lock(subject, "primary"))
     yield from guarded(lambda: _check_primary(subject), about="primary")
     if not subject.has_secondary:
         yield warning(
@@ -78,6 +86,7 @@ def examine(
     yield from guarded(
         lambda: check_apart_from_source("secondary", subject.storage("secondary"), subject.source())
     )
+    yield from guarded(lambda: _check_lock(subject, "secondary"))
     yield from guarded(lambda: _check_secondary(subject), about="secondary")
     yield from guarded(
         lambda: check_together(subject.storage("primary"), subject.storage("secondary"))
@@ -118,6 +127,7 @@ def _check_primary(subject: Subject) -> Iterator[Finding]:
         f"primary: repository {repository.repository_id.hex()[:8]} opens with the passphrase, "
         f"{plural(len(backups), 'backup')} of {subject.database}",
     )
+    yield from _check_locked_until(subject, "primary", repository.ground())
     yield from _check_slots("primary", repository.slots())
     yield from _check_identity(subject, repository)
     others = [name for name in repository.databases() if name != subject.database]
@@ -128,6 +138,21 @@ def _check_primary(subject: Subject) -> Iterator[Finding]:
             "If this is the same database, set name under [source] in aurora.toml to its label "
             "in the repository.",
         )
+
+
+def _check_lock(subject: Subject, place: Place) -> Iterator[Finding]:
+    lock = subject.object_lock(place)
+    if lock is not None:
+        yield from check_object_lock(place, lock, longest=subject.longest_retention(place))
+
+
+def _check_locked_until(subject: Subject, place: Place, ground: Ground) -> Iterator[Finding]:
+    lock = subject.object_lock(place)
+    if lock is None:
+        return
+    listed = [info.name for info in ground.view.list(ObjectType.BACKUP.prefix)]
+    backups = [name.removeprefix(ObjectType.BACKUP.prefix) for name in listed]
+    yield from check_locked_until(place, lock.rule.margin, read_lock_table(ground), backups)
 
 
 def _check_slots(place: Place, slots: list[SlotInfo]) -> Iterator[Finding]:
@@ -190,6 +215,7 @@ def _check_secondary(subject: Subject) -> Iterator[Finding]:
         yield failed("secondary-missing", f"secondary: {error.message}", error.hint)
         return
     yield good("secondary-opens", "secondary: its outer layer opens with its passphrase")
+    yield from _check_locked_until(subject, "secondary", mirror.ground())
     # Without the slots' own keys they can only be counted here.
     count = sum(1 for _ in subject.storage("secondary").list(ObjectType.SLOT.prefix))
     if count < 2:

@@ -411,6 +411,7 @@ def _commit(
             *named,
         ],
     )
+    objects.committed()
     report.take_objects(objects)
     report.committed(entry, writer.stats)
     sink(PhaseEnded("making durable", f"backup {entry.id} is complete on the primary"))

@@ -8,6 +8,7 @@ that is there already and opens with the passphrase is kept. Recovery codes are 
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,6 +24,7 @@ from aurora.operations.configuration import (
     write_new,
 )
 from aurora.operations.findings import Finding, Level, guarded
+from aurora.operations.lock_checks import check_object_lock
 from aurora.operations.source_checks import check_source
 from aurora.operations.storage_checks import check_apart_from_source, check_storage, check_together
 from aurora.postgres.conninfo import ConnInfo
@@ -34,6 +36,7 @@ from aurora.repository.mirror import MirrorView, replicate
 from aurora.repository.reader import ObjectReader
 from aurora.repository.slots import write_slot
 from aurora.storage.base import Storage
+from aurora.storage.object_lock import ObjectLock
 
 Place = Literal["primary", "secondary"]
 Reveal = Callable[[Place, str], None]
@@ -48,6 +51,8 @@ class Subject(Protocol):
     def has_secondary(self) -> bool: ...
     def source(self) -> ConnInfo: ...
     def storage(self, place: Place) -> Storage: ...
+    def object_lock(self, place: Place) -> ObjectLock | None: ...
+    def longest_retention(self, place: Place) -> timedelta: ...
     def passphrase(self, place: Place) -> str: ...
 
 
@@ -121,14 +126,22 @@ def plan(subject: Subject, options: Options) -> Plan:
 def _look(subject: Subject, options: Options) -> Iterator[Finding]:
     yield from guarded(lambda: check_source(subject.source(), jobs=options.jobs, skip=options.skip))
     yield from guarded(lambda: check_storage("primary", subject.storage("primary")))
+    yield from guarded(lambda: _check_lock(subject, "primary"))
     yield from guarded(
         lambda: check_apart_from_source("primary", subject.storage("primary"), subject.source())
     )
     if options.secondary is not None:
         yield from guarded(lambda: check_storage("secondary", subject.storage("secondary")))
+        yield from guarded(lambda: _check_lock(subject, "secondary"))
         yield from guarded(
             lambda: check_together(subject.storage("primary"), subject.storage("secondary"))
         )
+
+
+def _check_lock(subject: Subject, place: Place) -> Iterator[Finding]:
+    lock = subject.object_lock(place)
+    if lock is not None:
+        yield from check_object_lock(place, lock, longest=subject.longest_retention(place))
 
 
 def refuse_errors(checked: Plan) -> None:

@@ -7,8 +7,10 @@ what was copied ahead is right whatever happened since. What was replaced or del
 the snapshot and its reading is told by name.
 """
 
+import itertools
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,22 +22,20 @@ from aurora.engines.base import Buffer, Stored
 from aurora.engines.logical.names import pin_output
 from aurora.engines.logical.snapshot import HeldSnapshot
 from aurora.engines.supabase import rows
-from aurora.engines.supabase.catalogue import Catalogue, Held, Part
-from aurora.engines.supabase.collect import Collected, Collector
+from aurora.engines.supabase.catalogue import Catalogue, Held
+from aurora.engines.supabase.collect import Beginnings, Collector, Key
 from aurora.engines.supabase.documents import (
     LOST,
-    ObjectEntry,
     ObjectPage,
     ObjectProblem,
     PageRef,
-    Piece,
     StoragePart,
-    ends_page,
 )
-from aurora.engines.supabase.rows import ObjectRow
 from aurora.errors import AuroraError, IntegrityError, UnsupportedRepository
 from aurora.events import EventSink, Noted, Warned
 from aurora.operations.content import Backup
+from aurora.operations.objects_checkpoint import Checkpoints
+from aurora.operations.objects_index import Index, beginnings_in, held_in
 from aurora.postgres.errors import translated
 from aurora.postgres.server import open_control
 from aurora.repository.door import Ref, Repository
@@ -50,6 +50,7 @@ from aurora.units import format_count, format_size, plural
 DEFAULT_JOBS = 8
 _PAGE = msgspec.json.Decoder(ObjectPage)  # before any thread needs it: aurora.repository.refs
 _SHOWN = 50  # problems that a manifest and a report name
+_WORTH_SAVING = 6  # reading took so many parts of the time between two checkpoints
 _LOOKED_AT = 100  # backups that are asked for an earlier index
 
 
@@ -64,6 +65,7 @@ class SourceObjects:
     skip: tuple[str, ...] = ()  # names of buckets, or patterns of them
     own: tuple[str, ...] = ()  # buckets that hold these very backups
     patience: Patience = field(default_factory=lambda: Patience(budget=60.0))  # with one object
+    checkpoint_interval: float = 60.0  # seconds between two; longer where much is to be copied
 
 
 @dataclass(slots=True)
@@ -93,6 +95,9 @@ class Keeper(Protocol):
     def may_name(self, stored: Stored) -> bool:
         """Whether the backup may name what an earlier one stored."""
 
+    def checkpoints(self, repository: Repository, url: str, sink: EventSink) -> Checkpoints | None:
+        """What runs that died left of this Storage, and where this run leaves the like."""
+
 
 class WriterKeeper:
     """Into a repository's shared objects. Remembers which of them the backup names."""
@@ -108,6 +113,9 @@ class WriterKeeper:
 
     def may_name(self, stored: Stored) -> bool:
         return self._writer.is_reusable(Ref(stored.object, stored.raw))
+
+    def checkpoints(self, repository: Repository, url: str, sink: EventSink) -> Checkpoints:
+        return Checkpoints(self._writer, repository, url, sink)
 
     def _put(self, kind: ObjectType, data: Buffer) -> Stored:
         ref = self._writer.put(kind, data)
@@ -145,8 +153,8 @@ class ObjectsRun:
         self._silent = ""  # why the Storage is not asked for objects at all
         self._directory = tempfile.TemporaryDirectory(prefix="aurora-objects-")
         self._catalogue = Catalogue(Path(self._directory.name))
-        self._uses: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._checkpoints: Checkpoints | None = None
+        self._begun: dict[Key, Held] = {}  # beginnings of large objects
 
     def __enter__(self) -> "ObjectsRun":
         return self
@@ -178,9 +186,9 @@ class ObjectsRun:
                 conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 self._catalogue.want(rows.read_objects(conn, taken))
                 conn.execute("COMMIT")
-        self._remember()
+        self._remember(self._source.client.url)
         if not self._silent:
-            self._collect()
+            self._collect(ahead=True)
 
     def see(self, held: HeldSnapshot) -> None:
         """List the objects of the snapshot. Raises SourceError."""
@@ -219,9 +227,15 @@ class ObjectsRun:
         else:
             self._collect()
         assert self._source.client is not None
-        part = self._write(self._source.client.url)
+        index = Index(self._keeper.put_page)
+        part = self._write(self._source.client.url, index)
         self._tell()
-        return part, [Ref(name, raw) for name, raw in self._uses.items()]
+        return part, index.uses()
+
+    def committed(self) -> None:
+        """The backup holds what was copied: nobody needs to go on from less."""
+        if self._checkpoints is not None and self._listed:
+            self._checkpoints.remove()
 
     def _why_silent(self, client: SupabaseRest, taken: list[str]) -> str:
         """Why the Storage cannot be asked for these buckets' objects; "" where it can.
@@ -238,33 +252,51 @@ class ObjectsRun:
             )
         return ""
 
-    def _remember(self) -> None:
-        """Hold what the newest backup holds, as far as it may be named again."""
+    def _remember(self, url: str) -> None:
+        """Hold what was copied before, as far as it may be named again.
+
+        By the newest backup, and by runs since then that did not come to an end.
+        """
         if self._repository is None:
             return
-        before = newest_with_objects(self._repository, self._database)
-        if before is None or before.body.storage is None:
+        checkpoints = self._keeper.checkpoints(self._repository, url, self._sink)
+        if checkpoints is None:
             return
+        self._checkpoints = checkpoints
+        before = newest_with_objects(self._repository, self._database)
+        if before is not None:
+            self._hold_all_of(before)
+        held = 0
+        for one in checkpoints.since(before.entry if before else None):
+            self._hold_all_of(one)
+            held += one.body.storage.objects if one.body.storage else 0
+        if held:
+            self._sink(Noted(f"going on with a copy that was interrupted: {plural(held, 'object')}"
+                             " and more were copied already"))  # fmt: skip
+
+    def _hold_all_of(self, before: Backup) -> None:
         try:
             for page in pages(before):
                 good = [self._keeper.may_name(pack) for pack in page.packs]
                 self._catalogue.hold_all(
-                    _held_in(page, entry)
+                    held_in(page, entry)
                     for entry in page.entries
                     if not entry.note and all(good[piece.pack] for piece in entry.pieces)
                 )
+                self._begun |= dict(beginnings_in(page, good))
         except IntegrityError as error:
             self._sink(
                 Warned(
                     "objects-index-unreadable",
-                    f"the list of objects in backup {before.entry.id} cannot be read: "
-                    f"{error.message}",
+                    f"the list of objects in {before.entry.id} cannot be read: {error.message}",
                     f"Run `aurora backup verify {before.entry.id}`. What it held is read again.",
                 )
             )
 
-    def _collect(self) -> Collected:
+    def _collect(self, *, ahead: bool = False) -> None:
+        """Read what is wanted and not held; *ahead*: before the database, which takes its time."""
         assert self._source.client is not None
+        begun = time.monotonic()
         done = Collector(
             self._source.client,
             self._catalogue,
@@ -274,6 +306,10 @@ class ObjectsRun:
             self._sink,
             self._cancel,
             self._source.patience,
+            save=self._save if self._checkpoints is not None else None,
+            save_every=self._source.checkpoint_interval,
+            begun=self._begun,
+            fetch=self._checkpoints.fetch if self._checkpoints is not None else None,
         ).run()
         self.report.read += done.objects
         self.report.read_bytes += done.bytes
@@ -285,32 +321,34 @@ class ObjectsRun:
                     "What was read before is kept; the rest is told as lost below.",
                 )
             )
-        return done
+        if (
+            ahead
+            and self._checkpoints
+            and time.monotonic() - begun > self._source.checkpoint_interval / 6
+        ):
+            self._save(())
 
-    def _write(self, url: str) -> StoragePart:
+    def _save(self, beginnings: Beginnings) -> None:
+        assert self._checkpoints is not None
+        self._checkpoints.save(itertools.chain(self._catalogue.take_fresh(), beginnings))
+
+    def _write(self, url: str, index: Index) -> StoragePart:
         """The pages, and what is told of all of them."""
-        found: list[PageRef] = []
         problems: list[ObjectProblem] = []
-        page = _PageBuilder()
         for row, held in self._catalogue.all():
-            entry = page.add(row, held)
-            self.report.objects += 1
-            self.report.bytes += entry.size
+            entry = index.add(row, held)
             if entry.note:
                 self.report.lost += entry.is_lost
                 self.report.newer += not entry.is_lost
                 if len(problems) < _SHOWN:
                     problems.append(ObjectProblem(entry.bucket, entry.name, _told(entry.note)))
-            if ends_page(entry, len(page.entries), page.size):
-                found.append(self._put_page(page))
-                page = _PageBuilder()
-        if page.entries:
-            found.append(self._put_page(page))
+        pages_ = index.finish()
+        self.report.objects, self.report.bytes = index.objects, index.bytes
         self.report.problems = [str(problem) for problem in problems]
         return StoragePart(
             url=url,
             buckets=tuple(self._buckets),
-            pages=tuple(found),
+            pages=pages_,
             objects=self.report.objects,
             bytes=self.report.bytes,
             lost=self.report.lost,
@@ -318,15 +356,6 @@ class ObjectsRun:
             problems=tuple(problems),
             skipped=tuple(self._skipped),
         )
-
-    def _put_page(self, page: "_PageBuilder") -> PageRef:
-        for pack in page.packs:
-            self._uses[pack.object] = pack.raw
-        payload = msgspec.json.encode(ObjectPage(tuple(page.packs), tuple(page.entries)))
-        stored = self._keeper.put_page(payload)
-        self._uses[stored.object] = stored.raw
-        first = page.entries[0]
-        return PageRef(stored.object, stored.raw, len(page.entries), first.bucket, first.name)
 
     def _tell(self) -> None:
         report = self.report
@@ -353,61 +382,6 @@ class ObjectsRun:
                     f"{format_count(report.read)} read, the others were held"
                 )
             )
-
-
-class _PageBuilder:
-    """Entries of one page, with the buffers that they lie in numbered."""
-
-    def __init__(self) -> None:
-        self.packs: list[Stored] = []
-        self.entries: list[ObjectEntry] = []
-        self.size = 0  # bytes of JSON, about
-        self._numbers: dict[str, int] = {}
-
-    def add(self, row: ObjectRow, held: Held | None) -> ObjectEntry:
-        held = held or Held(0, "", (), "lost: it was not read")
-        entry = ObjectEntry(
-            row.bucket,
-            row.name,
-            row.version,
-            held.size,
-            held.sha256,
-            tuple(Piece(self._number(part), part.offset, part.length) for part in held.parts),
-            row.mimetype,
-            row.cache_control,
-            row.etag,
-            row.user_metadata,
-            row.owner,
-            row.owner_id,
-            row.created_at,
-            row.updated_at,
-            row.last_accessed_at,
-            held.note,
-        )
-        self.entries.append(entry)
-        self.size += 400 + len(row.name) + len(row.user_metadata) + 120 * len(held.parts)
-        return entry
-
-    def _number(self, part: Part) -> int:
-        number = self._numbers.get(part.object)
-        if number is None:
-            number = self._numbers[part.object] = len(self.packs)
-            self.packs.append(Stored(part.object, part.raw))
-        return number
-
-
-def _held_in(page: ObjectPage, entry: ObjectEntry) -> tuple[str, str, str, Held]:
-    """Bucket, name and identity of an entry, and where its bytes are."""
-    parts = tuple(
-        Part(page.packs[piece.pack].object, page.packs[piece.pack].raw, piece.offset, piece.length)
-        for piece in entry.pieces
-    )
-    row = ObjectRow(
-        entry.bucket, entry.name, entry.version, "", "", "", entry.updated_at, "", "",
-        etag=entry.etag, size=entry.size,
-    )  # fmt: skip
-    held = Held(entry.size, entry.sha256, parts)
-    return entry.bucket, entry.name, row.identity, held
 
 
 def _told(note: str) -> str:

@@ -24,17 +24,19 @@ from aurora.errors import (
 from aurora.events import Advanced, EventSink, Noted, PhaseBegun, PhaseEnded, Warned
 from aurora.operations import audit
 from aurora.operations.content import Backup
+from aurora.operations.locks import LockReport, OldVersions, delete_old_versions, extend_or_warn
 from aurora.repository import removals as removal_lists
 from aurora.repository.catalog import BackupEntry, entry_of
 from aurora.repository.collector import Collected, collect
 from aurora.repository.door import Repository
 from aurora.repository.holds import ALL, Hold, place_hold, read_holds, release_hold
-from aurora.repository.ids import SAFETY, SEALED, parse_backup_id
+from aurora.repository.ids import CHECKPOINT, SAFETY, SEALED, parse_backup_id
 from aurora.repository.layout import CONTENT_TYPES, ObjectType, backup_name
 from aurora.repository.refs import Refs
 from aurora.repository.removals import FLOOR, Removal, read_removals, removed_at
 from aurora.repository.retention import Item, LogRange, Policy, Verdict, decide, removes_too_much
 from aurora.repository.verify import Level
+from aurora.storage.object_lock import ObjectLock
 from aurora.units import plural
 
 _LOOKING = "looking at backups"
@@ -147,6 +149,8 @@ class PruneReport:
     collected: Collected | None = None  # None: frozen
     frozen: list[str] = field(default_factory=list)  # why
     undelete_until: str = ""  # for what was announced now
+    locks: LockReport | None = None  # None: no object lock, or it could not be extended
+    old_versions: OldVersions | None = None  # None: no object lock, or they could not be deleted
     seconds: float = 0.0
 
     @property
@@ -167,6 +171,8 @@ class PruneReport:
             "undelete_until": self.undelete_until or None,
             "frozen": self.frozen,
             "collected": collected,
+            "locks": self.locks and self.locks.document(),
+            "old_versions": self.old_versions and self.old_versions.document(),
             "seconds": round(self.seconds, 3),
         }
 
@@ -218,8 +224,8 @@ def plan_prune(
     )
 
 
-def run_prune(plan: PrunePlan, *, sink: EventSink) -> PruneReport:
-    """Do what the plan says.
+def run_prune(plan: PrunePlan, *, lock: ObjectLock | None = None, sink: EventSink) -> PruneReport:
+    """Do what the plan says; with *lock* extend the locks of what is kept.
 
     May be killed anywhere and run again; two at once do no harm.
 
@@ -233,6 +239,8 @@ def run_prune(plan: PrunePlan, *, sink: EventSink) -> PruneReport:
     begun = time.monotonic()
     report = PruneReport(plan.place, kept=sum(row.verdict.keep for row in plan.rows))
     report.frozen = [f"{hold.database}: {hold.why}" for hold in plan.frozen]
+    if lock is not None:
+        report.locks = _extend_locks(plan, lock, sink)
     if plan.frozen:
         sink(Noted(f"nothing is removed while a hold is on {', '.join(report.frozen)}"))
         return report
@@ -258,6 +266,8 @@ def run_prune(plan: PrunePlan, *, sink: EventSink) -> PruneReport:
             "credentials] or AURORA_PRIMARY_COLLECTOR_…; docs/retention.md tells more.",
             context={"announced": len(report.announced)},
         ) from error
+    if lock is not None:
+        report.old_versions = _delete_old_versions(plan, lock, sink)
     report.seconds = time.monotonic() - begun
     return report
 
@@ -406,7 +416,7 @@ class _Facts:
         return BackupEntry(backup, self._database, parsed.type, parsed.created_at, damage="refs")
 
     def _item(self, entry: BackupEntry, whole: set[str]) -> Item:
-        has_log = entry.type not in (SEALED, SAFETY)
+        has_log = entry.type not in (SEALED, SAFETY, CHECKPOINT)
         log, is_readable = self._log_of(entry) if has_log else (None, True)
         return Item(
             id=entry.id,
@@ -487,6 +497,29 @@ def _expired(plan: PrunePlan, now: datetime) -> list[tuple[str, str]]:
         and now - row.removed_at >= plan.options.undelete
         and not held & {(row.database, row.id), (row.database, ALL)}
     ]
+
+
+def _extend_locks(plan: PrunePlan, lock: ObjectLock, sink: EventSink) -> LockReport | None:
+    leaving = [(row.database, row.id) for row in plan.rows if row.decision != "keep"]
+    ground, catalog = plan.repository.ground(), plan.repository.catalog_alone()
+    return extend_or_warn(plan.place, lock, ground, catalog, leaving=leaving, sink=sink)
+
+
+def _delete_old_versions(plan: PrunePlan, lock: ObjectLock, sink: EventSink) -> OldVersions | None:
+    try:
+        found = plan.repository
+        return delete_old_versions(lock, found.ground(), found.catalog_alone())
+    except AuroraError as error:
+        sink(
+            Warned(
+                "old-versions-left",
+                f"old versions on the {plan.place} were not deleted: {error.message}",
+                "They cost room and nothing else. Allow the collector s3:ListBucketVersions and "
+                "s3:DeleteObjectVersion, or let a lifecycle rule of the bucket expire noncurrent "
+                "versions.",
+            )
+        )
+        return None
 
 
 def _tidy(plan: PrunePlan) -> None:

@@ -98,6 +98,9 @@ class PartStore:
         """Never: a sealed backup shares nothing."""
         return False
 
+    def checkpoints(self, repository: Repository, url: str, sink: EventSink) -> None:
+        """None, for the same reason."""
+
     def recall(self, kind: str, stored: tuple[Stored, ...], offset: int) -> RowsSum | None:  # noqa: ARG002
         return None
 

@@ -73,6 +73,14 @@ class Catalog:
 
     def backups(self, database: str | None = None) -> list[BackupEntry]:
         """All backups that were committed, oldest first."""
+        return [one for one in self.everything(database) if one.type != ids.CHECKPOINT]
+
+    def checkpoints(self, database: str) -> list[BackupEntry]:
+        """What runs that died, or are under way, left for others to go on from; oldest first."""
+        return [one for one in self.everything(database) if one.type == ids.CHECKPOINT]
+
+    def everything(self, database: str | None = None) -> list[BackupEntry]:
+        """Backups and checkpoints, oldest first: all that has a manifest."""
         sizes = self._dated(ObjectType.BACKUP, database)
         names = sorted(sizes)
         with self._lock:

@@ -80,6 +80,10 @@ class ClosedRepository:
         """All committed backups, oldest first."""
         return self._catalog.backups(database)
 
+    def checkpoints(self, database: str) -> list[BackupEntry]:
+        """What runs committed of copied Storage objects, for others to go on from; oldest first."""
+        return self._catalog.checkpoints(database)
+
     def elsewhere(self, database: str | None = None) -> list[BackupEntry]:
         """Backups that the fallback alone has: this storage let go of them."""
         if self._reader.fallback is None:

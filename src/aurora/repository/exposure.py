@@ -20,6 +20,7 @@ _DATA = frozenset({
 # What a secondary keeps of its own, not wrapped.
 _OWN_OF_SECONDARY = (
     CONFIG, ObjectType.SLOT, ObjectType.OUTER, ObjectType.LEASE, ObjectType.CANDIDATES,
+    ObjectType.LOCKS,
 )  # fmt: skip
 
 

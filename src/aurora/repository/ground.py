@@ -34,6 +34,7 @@ class Ground:
         own: the storage itself: leases and candidate lists.
         signers: the storage's own first, then others that may hold leases on it.
         stored_name: the primary's name -> the name on the storage itself.
+        overhead: bytes by which a stored object is larger than the primary's.
         names_are_fixed: a content that is put again gets the name it had, as on a secondary.
     """
 
@@ -42,6 +43,7 @@ class Ground:
     signers: tuple[Signer, ...] = field(repr=False)
     stored_name: Callable[[str], str] = _same
     names_are_fixed: bool = False
+    overhead: int = 0
 
     @property
     def signer(self) -> Signer:

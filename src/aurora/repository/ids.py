@@ -80,6 +80,10 @@ STREAM = "stream"
 SEALED = "sealed"
 """The type of backups that only the holder of an age identity can open."""
 
+CHECKPOINT = "checkpoint"
+"""The type of what a run commits of Storage objects that it copied, for the next run to go on
+from if it dies. No backup, and never listed as one; see :meth:`Catalog.checkpoints`."""
+
 APART = frozenset((SAFETY, SEALED))
 """Types that are never ``latest`` and have no place in a change log."""
 

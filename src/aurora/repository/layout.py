@@ -38,6 +38,7 @@ class ObjectType(enum.StrEnum):
     CLAIM = "claims"
     HOLD = "holds"
     REMOVAL = "removals"
+    LOCKS = "locks"  # until when a storage with object lock keeps what each backup needs
 
     @property
     def prefix(self) -> str:
@@ -49,6 +50,12 @@ CONFIG = ObjectType.CONFIG.value
 
 PROBE = "probe/"
 """Below it a trial of the storage (``aurora doctor``) puts its own; no part of a repository."""
+
+UNLOCKED = (
+    ObjectType.LEASE.prefix, ObjectType.CANDIDATES.prefix, ObjectType.CLAIM.prefix,
+    ObjectType.REMOVAL.prefix, ObjectType.LOCKS.prefix, PROBE,
+)  # fmt: skip
+"""Prefixes of what Aurora itself deletes within days and no restore needs: never locked."""
 
 CONTENT_TYPES = (ObjectType.CHUNK, ObjectType.TABLE, ObjectType.LOG, ObjectType.OBJECT)
 """The sealed types that are named by their content."""

@@ -20,6 +20,7 @@ from aurora.repository.config import read_config
 from aurora.repository.damage import damaged
 from aurora.repository.door import ClosedRepository
 from aurora.repository.ground import Ground
+from aurora.repository.ids import CHECKPOINT, parse_backup_id
 from aurora.repository.layout import CONFIG, ObjectType, backup_name, refs_name
 from aurora.repository.mirror_view import MirrorView
 from aurora.repository.reader import ObjectReader
@@ -125,6 +126,8 @@ class _Run:
         self._copy_unnamed()
         catalog = Catalog(ObjectReader(self._primary), self._closed.repository_id, None)
         for database, backup in catalog.names():  # oldest first
+            if parse_backup_id(backup).type == CHECKPOINT:
+                continue  # gone when there is a backup that holds the same
             self._copy_backup(database, backup, pool)
             if self.report.lacking[database, backup] and catalog.is_gone(database, backup):
                 self._forget(database, backup)  # removed on the primary while this ran

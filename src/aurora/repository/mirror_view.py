@@ -101,7 +101,14 @@ class MirrorView:
     def ground(self, *others: Signer) -> Ground:
         """The secondary as its own collector sees it; *others* may hold leases on it too."""
         own = Signer(self._repository_id, self._master.mac_key)
-        return Ground(self, self._storage, (own, *others), self._names.encode, names_are_fixed=True)
+        return Ground(
+            self,
+            self._storage,
+            (own, *others),
+            self._names.encode,
+            names_are_fixed=True,
+            overhead=outer.OVERHEAD,
+        )
 
     def put(self, name: str, data: Buffer, *, create_only: bool = False) -> None:
         """Wrap and store one of the primary's objects."""

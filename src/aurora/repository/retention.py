@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from aurora.errors import UsageError
-from aurora.repository.ids import SAFETY, SEALED
+from aurora.repository.ids import CHECKPOINT, SAFETY, SEALED
 from aurora.units import format_duration
 
 FULL = "full"
 INCREMENTAL = "incremental"
 _ALONE = (FULL, SEALED, SAFETY)
+_CHECKPOINT_AGE = timedelta(days=7)  # without a backup since: nobody goes on any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,9 @@ def decide(
     chosen = sorted(items, key=_order)
     if not chosen:
         return []
-    decision = _Decision(chosen, policy, min(now, newest or chosen[-1].stored_at))
+    # Runs that die leave checkpoints, and no backup gets older by them.
+    backups = [item for item in chosen if item.type != CHECKPOINT] or chosen
+    decision = _Decision(chosen, policy, min(now, newest or backups[-1].stored_at))
     return decision.verdicts()
 
 
@@ -210,6 +213,10 @@ class _Decision:
             self._keep(item, f"held: {why}")
         if item.id in self._repeated:
             return
+        if item.type == CHECKPOINT:
+            if not self._is_followed(item) and self._reference - item.stored_at < _CHECKPOINT_AGE:
+                self._keep(item, "the next backup goes on from it")
+            return
         known = item.stands_alone or item.type == INCREMENTAL or item.log is not None
         if not known and item.is_readable:
             self._keep(item, f"of a type that this version does not know: {item.type}")
@@ -219,6 +226,11 @@ class _Decision:
             self._keep(item, f"younger than {_told(age)}")
         if item.type != SAFETY and self._policy.window and item.stored_at >= self._begin:
             self._keep(item, "in the recovery window")
+
+    def _is_followed(self, checkpoint: Item) -> bool:
+        """Whether a backup was made since: it holds what the checkpoint does."""
+        others = (FULL, INCREMENTAL)
+        return any(i.type in others and i.sequence > checkpoint.sequence for i in self._items)
 
     def _newest_of_each(self) -> None:
         rules: Mapping[str, Callable[[Item], bool]] = {
@@ -295,6 +307,9 @@ class _Decision:
             return ""
         if item.id in self._repeated:
             return f"{self._repeated[item.id]} holds the same log"
+        if item.type == CHECKPOINT:
+            followed = self._is_followed(item)
+            return "a backup was made since" if followed else "nobody went on from it"
         age = (self._reference - item.stored_at).total_seconds()
         kept = _told(self._policy.age_of(item.type))
         return f"{format_duration(age)} older than the newest, kept for {kept}"

@@ -28,7 +28,8 @@ class UploadPool:
         self._byte_limit = bytes_in_flight
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="aurora-upload")
         self._change = threading.Condition()
-        self._jobs = 0
+        self._accepted = 0  # jobs so far: the next one's number
+        self._jobs: set[int] = set()  # numbers of those unfinished
         self._bytes = 0
         self._error: BaseException | None = None
         self._closed = False
@@ -44,14 +45,22 @@ class UploadPool:
         with self._change:
             self._change.wait_for(lambda: self._is_over() or self._has_room(size))
             self._raise_if_over()
-            self._jobs += 1
+            number = self._accepted
+            self._accepted += 1
+            self._jobs.add(number)
             self._bytes += size
-        self._pool.submit(self._run, size, job)
+        self._pool.submit(self._run, number, size, job)
 
     def drain(self) -> None:
-        """Wait until every job is done. Raises what any of them raised."""
+        """Wait until every job that was accepted so far is done. Raises what any of them raised.
+
+        Others may go on submitting meanwhile.
+        """
         with self._change:
-            self._change.wait_for(lambda: self._is_over() or not self._jobs)
+            last = self._accepted
+            self._change.wait_for(
+                lambda: self._is_over() or all(number >= last for number in self._jobs)
+            )
             self._raise_if_over()
 
     def check(self) -> None:
@@ -66,7 +75,7 @@ class UploadPool:
             self._change.notify_all()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _run(self, size: int, job: Callable[[], None]) -> None:
+    def _run(self, number: int, size: int, job: Callable[[], None]) -> None:
         try:
             if self._error is None and not self._closed:
                 job()
@@ -75,13 +84,13 @@ class UploadPool:
                 self._error = self._error or error
         finally:
             with self._change:
-                self._jobs -= 1
+                self._jobs.discard(number)
                 self._bytes -= size
                 self._change.notify_all()
 
     def _has_room(self, size: int) -> bool:
         return not self._jobs or (
-            self._jobs < self._limit and self._bytes + size <= self._byte_limit
+            len(self._jobs) < self._limit and self._bytes + size <= self._byte_limit
         )
 
     def _is_over(self) -> bool:

@@ -363,7 +363,7 @@ class Writer:
         return list(found.values())
 
     def _previous(self, backup_id: str) -> Previous | None:
-        entries = self._catalog.backups(self.database)
+        entries = self._catalog.everything(self.database)
         if any(entry.id == backup_id for entry in entries):
             raise UsageError(f"there is a backup {backup_id} already")
         known = [entry for entry in entries if entry.sequence and entry.manifest_sha256]

@@ -19,6 +19,7 @@ from aurora.storage.addresses import Address
 from aurora.storage.base import Buffer, ObjectInfo
 from aurora.storage.foreign import ERRORS, Reply, bucket_missing, translated
 from aurora.storage.names import check_data, check_name, check_prefix, check_size
+from aurora.storage.object_lock import ObjectLock
 
 CREDENTIALS = {
     "s3": ("access_key_id", "secret_access_key", "session_token"),
@@ -36,13 +37,21 @@ class ObjectStorage:
     """One bucket or container, below a prefix. Threads may share it."""
 
     def __init__(
-        self, address: Address, credentials: Mapping[str, str], *, timeout: float = 300.0
+        self,
+        address: Address,
+        credentials: Mapping[str, str],
+        *,
+        timeout: float = 300.0,
+        lock: ObjectLock | None = None,
     ) -> None:
         """*timeout* is in seconds and bounds one whole request, body included.
+
+        With *lock*, what it covers is put under a retention.
 
         Raises UsageError: a credential's name or form is wrong.
         """
         _check_credentials(address.kind, credentials)
+        self._lock = lock
         self._address = address
         self._base = f"{address.prefix}/" if address.prefix else ""
         whole = timedelta(seconds=timeout)
@@ -119,6 +128,9 @@ class ObjectStorage:
 
     def _put(self, name: str, view: memoryview, *, create: bool) -> None:
         key = self._base + name
+        if self._lock is not None and self._lock.covers(name):
+            self._lock.put(name, view, create=create)
+            return
         try:
             mode = "create" if create else None
             told = {"Content-Type": kind} if (kind := _PAGES.get(name.rpartition(".")[2])) else None

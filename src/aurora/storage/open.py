@@ -9,6 +9,7 @@ from aurora.storage.addresses import Provider, common_fate, parse_address, provi
 from aurora.storage.base import Storage
 from aurora.storage.limit import LimitedStorage
 from aurora.storage.local import LocalStorage
+from aurora.storage.object_lock import ObjectLock
 from aurora.storage.objects import ObjectStorage
 from aurora.storage.readonly import ReadOnlyStorage
 from aurora.storage.retry import Patience, RetryingStorage
@@ -28,6 +29,7 @@ def open_storage(
     bytes_per_second: int | None = None,
     connections: int | None = None,
     read_only: bool = False,
+    lock: ObjectLock | None = None,
     sink: EventSink = discard,
 ) -> Storage:
     """The storage at *url*. Touches neither disk nor network.
@@ -40,6 +42,7 @@ def open_storage(
         base_directory: what a relative path counts from; default the working directory.
         retries: try again what may pass, with *patience*.
         timeout: seconds for one whole request to an object store.
+        lock: of the same bucket: what is put is locked. S3 only.
         sink: hears of each retry.
 
     Raises:
@@ -54,7 +57,7 @@ def open_storage(
     elif address.kind == "supabase":
         storage = open_supabase(address, credentials or {}, timeout=timeout)
     else:
-        storage = ObjectStorage(address, credentials or {}, timeout=timeout)
+        storage = ObjectStorage(address, credentials or {}, timeout=timeout, lock=lock)
     if bytes_per_second is not None or connections is not None:
         storage = LimitedStorage(
             storage, bytes_per_second=bytes_per_second, connections=connections

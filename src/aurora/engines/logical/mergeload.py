@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
@@ -29,6 +28,7 @@ from aurora.engines.logical.copyin import (
 from aurora.engines.logical.lastrows import Changed, CountedTable, KeyedTable, Log, digest
 from aurora.engines.logical.names import Connection, quoted, shown
 from aurora.engines.logical.partitions import gated, gates
+from aurora.engines.logical.spool import nameless
 from aurora.errors import Cancelled, IntegrityError, ObjectDamaged
 from aurora.postgres.errors import translated
 
@@ -350,7 +350,7 @@ class Columns:
     """Columns of base rows, in a file."""
 
     def __init__(self, path: Path) -> None:
-        self._file: BinaryIO = path.open("w+b")
+        self._file = nameless(path)
         self._lock = threading.Lock()
         self._at: dict[tuple[bytes, int], tuple[int, int]] = {}
         self._keys: set[bytes] = set()

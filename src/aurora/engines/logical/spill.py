@@ -21,7 +21,6 @@ class DiskMap(MutableMapping[bytes, _Value], Generic[_Value]):
     """
 
     def __init__(self, path: Path, decoder: msgspec.msgpack.Decoder[_Value]) -> None:
-        self._path = path
         self._decoder = decoder
         self._encode = msgspec.msgpack.Encoder().encode
         self._lock = threading.Lock()
@@ -35,6 +34,7 @@ class DiskMap(MutableMapping[bytes, _Value], Generic[_Value]):
             "BEGIN",
         ):
             self._db.execute(statement)
+        path.unlink()  # SQLite keeps it open: a killed process leaves no rows behind
 
     def take(self, held: Mapping[bytes, _Value]) -> None:
         """Put in all of a mapping."""
@@ -47,7 +47,6 @@ class DiskMap(MutableMapping[bytes, _Value], Generic[_Value]):
 
     def close(self) -> None:
         self._db.close()
-        self._path.unlink(missing_ok=True)
 
     def __getitem__(self, key: bytes) -> _Value:
         with self._lock:

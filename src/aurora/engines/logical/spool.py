@@ -18,12 +18,21 @@ HEADER = struct.Struct("<IQ")  # of a frame: length of the message, position in 
 CONTINUED = 0x80000000  # in the length: the message goes on in the next segment
 
 
+def nameless(path: Path) -> BinaryIO:
+    """A new file at *path* whose name is gone already: it lives as long as it is open."""
+    file = path.open("x+b")
+    path.unlink()
+    return file
+
+
 class Spool:
-    """A file of frames: written once, then read at any place."""
+    """A file of frames: written once, then read at any place.
+
+    It has no name: what it holds is not encrypted, and must not stay when the process is killed.
+    """
 
     def __init__(self, directory: Path) -> None:
-        self.path = directory / "log"
-        self._file: BinaryIO = self.path.open("w+b")
+        self._file = nameless(directory / "log")
         self._map: mmap.mmap | None = None
         self.size = 0
 
@@ -51,7 +60,6 @@ class Spool:
         if self._map is not None:
             self._map.close()
         self._file.close()
-        self.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """What is known of a project's objects while a backup runs, on disk instead of in memory.
 
-Two tables in a temporary SQLite file: ``held`` has every version whose bytes the backup may
-name, ``wanted`` has the rows of the listing that is being served. Texts compare as bytes.
+Tables in a temporary SQLite file: ``held`` has every version whose bytes the backup may
+name, ``wanted`` has the rows of the listing that is being served, ``fresh`` what this run
+read and no checkpoint names. Texts compare as bytes.
 """
 
 import json
@@ -23,6 +24,8 @@ CREATE TABLE held (bucket TEXT, name TEXT, identity TEXT, size INTEGER, sha256 T
     pieces BLOB, note TEXT, PRIMARY KEY (bucket, name, identity)) WITHOUT ROWID;
 CREATE TABLE wanted (bucket TEXT, name TEXT, identity TEXT, size INTEGER, row BLOB,
     PRIMARY KEY (bucket, name)) WITHOUT ROWID;
+CREATE TABLE fresh (bucket TEXT, name TEXT, identity TEXT, PRIMARY KEY (bucket, name, identity))
+    WITHOUT ROWID;
 """
 
 
@@ -65,11 +68,16 @@ class Catalogue:
         self._db.close()
 
     def hold(self, bucket: str, name: str, identity: str, held: Held) -> None:
-        """Note where a version's bytes are."""
+        """Note where a version's bytes are that this run read, or why there are none."""
         self.hold_all([(bucket, name, identity, held)])
+        if not held.note:
+            with self._lock:
+                self._db.execute(
+                    "INSERT OR IGNORE INTO fresh VALUES (?, ?, ?)", (bucket, name, identity)
+                )
 
     def hold_all(self, found: Iterable[tuple[str, str, str, Held]]) -> None:
-        """The same of many: bucket, name, identity and where the bytes are."""
+        """What was held before: bucket, name, identity and where the bytes are."""
         values = [
             (bucket, name, identity, held.size, held.sha256, msgspec.json.encode(held.parts),
              held.note)
@@ -128,6 +136,38 @@ class Catalogue:
             for _, _, packed in rows:
                 yield _unpacked(packed)
             after = rows[-1][:2]
+
+    def take_fresh(self) -> Iterator[tuple[ObjectRow, Held]]:
+        """The wanted objects that were held since the last call, in order.
+
+        What is held while this is read is for the next call, or this one.
+        """
+        after = ("", "", "")
+        while True:
+            with self._lock:
+                keys = self._db.execute(
+                    "SELECT bucket, name, identity FROM fresh WHERE (bucket, name, identity)"
+                    " > (?, ?, ?) ORDER BY bucket, name, identity LIMIT ?",
+                    (*after, _BATCH),
+                ).fetchall()
+                if not keys:
+                    return
+                after = keys[-1]
+                rows = self._db.execute(
+                    "SELECT w.row, h.size, h.sha256, h.pieces, h.note FROM fresh f"
+                    " JOIN wanted w USING (bucket, name, identity)"
+                    " JOIN held h USING (bucket, name, identity)"
+                    " WHERE (bucket, name, identity) BETWEEN (?, ?, ?) AND (?, ?, ?)"
+                    " ORDER BY bucket, name",
+                    (*keys[0], *after),
+                ).fetchall()
+                self._db.execute(
+                    "DELETE FROM fresh WHERE (bucket, name, identity)"
+                    " BETWEEN (?, ?, ?) AND (?, ?, ?)",
+                    (*keys[0], *after),
+                )
+            for row in rows:
+                yield _unpacked(row[0]), _held(row[1:])
 
     def all(self) -> Iterator[tuple[ObjectRow, Held | None]]:
         """Every wanted object in order, with its bytes where they are held."""

@@ -3,21 +3,25 @@
 Small objects share a stored buffer, large ones are cut into several, and none is held whole.
 What is read is compared with the row of the snapshot: an object that was replaced or deleted
 since is told by name, never taken for the one that was asked for.
+
+What was read is saved from time to time, so that a run that dies need not be begun anew.
 """
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aurora.engines.base import Buffer, Stored
 from aurora.engines.logical.threads import run_threads
 from aurora.engines.supabase.catalogue import Catalogue, Held, Part
-from aurora.engines.supabase.documents import LOST, NEWER
+from aurora.engines.supabase.documents import BEGUN, LOST, NEWER
 from aurora.engines.supabase.rows import ObjectRow
 from aurora.errors import (
     AuroraError,
     Cancelled,
+    IntegrityError,
     ObjectMissing,
     StorageDenied,
     StorageError,
@@ -35,7 +39,12 @@ PIECE = 8 << 20
 _SLICE = 256 << 10  # bytes that pay for the rate at a time
 _GIVE_UP = 8  # objects in a row for which the Storage did not answer at all
 
+_SAVING_SHARE = 20  # of the time at most one in so many parts goes into saving
+_LOST_SHARE = 50  # the longer it goes on, the rarer it is saved: so much of it may be lost
+
 Put = Callable[[Buffer], Stored]
+Beginnings = Sequence[tuple[ObjectRow, Held]]
+Key = tuple[str, str, str]  # bucket, name, identity
 
 
 @dataclass(slots=True)
@@ -62,9 +71,23 @@ class Collector:
     cancel: threading.Event
     patience: Patience
     piece_bytes: int = PIECE
+    save: Callable[[Beginnings], None] | None = None
+    """Called now and then: what the catalogue holds by now, and the beginnings of large objects
+    given to it, may be needed by another run. Nothing else of this class waits meanwhile."""
+    save_every: float = 60.0  # seconds
+    begun: Mapping[Key, Held] = field(default_factory=dict)  # beginnings that another run saved
+    fetch: Callable[[Part], bytes] | None = None  # reads a stored buffer of those
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _saving: threading.Lock = field(default_factory=threading.Lock)
+    _under_way: dict[int, tuple[ObjectRow, "_Read"]] = field(default_factory=dict)
+    _bundle: "Bundle" = field(init=False)
     _failures: int = 0
     _told: int = 0
+    _began_at: float = 0.0
+    _save_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._bundle = Bundle(self._store, self.catalogue, self.piece_bytes)
 
     def run(self) -> Collected:
         """Read them all. What cannot be read is noted in the catalogue with the reason.
@@ -79,15 +102,17 @@ class Collector:
         self.sink(PhaseBegun(PHASE, size))
         self._failures = self._told = 0
         rows = self.catalogue.to_read()
-        bundle = Bundle(self._store, self.catalogue, self.piece_bytes)
+        self._began_at = time.monotonic()
+        self._save_at = self._began_at + self.save_every
 
         def work() -> None:
             while (row := self._next(rows, done)) is not None:
-                self._take(row, bundle, done)
+                self._take(row, done)
+                self._save_if_due()
 
         try:
             run_threads(work, min(self.jobs, count), name="objects", cancel=self.cancel)
-            bundle.flush()
+            self._bundle.flush()
         except _NotStored as failure:
             raise failure.error from None
         self.sink(PhaseEnded(PHASE, f"{plural(done.objects, 'object')}, {format_size(done.bytes)}"))
@@ -106,9 +131,48 @@ class Collector:
                 raise Cancelled("stopped while Storage objects were copied")
             return None if done.gave_up else next(rows, None)
 
-    def _take(self, row: ObjectRow, bundle: "Bundle", done: Collected) -> None:
+    def _save_if_due(self) -> None:
+        """Save, in one thread; the others go on reading."""
+        if (
+            self.save is None
+            or time.monotonic() < self._save_at
+            or not self._saving.acquire(blocking=False)
+        ):
+            return
         try:
-            read = again(lambda: self._read(row), self.patience, sink=self.sink)
+            begun = time.monotonic()
+            self._bundle.flush()
+            with self._lock:
+                under_way = list(self._under_way.values())
+            beginnings = [
+                (row, Held(sum(part.length for part in parts), "", parts, BEGUN))
+                for row, read in under_way
+                if (parts := read.beginning_of(row))
+            ]
+            try:
+                self.save(beginnings)
+            except AuroraError as error:
+                raise _NotStored(error) from error
+            now = time.monotonic()
+            pause = ((now - begun) * _SAVING_SHARE, (now - self._began_at) / _LOST_SHARE)
+            self._save_at = now + max(self.save_every, *pause)
+        finally:
+            self._saving.release()
+
+    def _take(self, row: ObjectRow, done: Collected) -> None:
+        read = _Read(self.piece_bytes)
+        with self._lock:
+            self._under_way[id(read)] = row, read
+        try:
+            self._take_into(read, row, done)
+        finally:
+            with self._lock:
+                del self._under_way[id(read)]
+
+    def _take_into(self, read: "_Read", row: ObjectRow, done: Collected) -> None:
+        self._resume(row, read)
+        try:
+            again(lambda: self._read(row, read), self.patience, sink=self.sink)
         except ObjectMissing:
             self._lose(row, self._why_missing(row), done)
         except (StorageDenied, StorageUnavailable) as error:
@@ -122,7 +186,7 @@ class Collector:
             self._lose(row, error.message, done)
         else:
             if read.small is not None:
-                bundle.add(row, read)
+                self._bundle.add(row, read)
             else:
                 held = Held(read.size, read.sha256, tuple(read.parts), read.note)
                 self.catalogue.hold(row.bucket, row.name, row.identity, held)
@@ -133,15 +197,31 @@ class Collector:
         with self._lock:
             self._failures = 0
 
-    def _read(self, row: ObjectRow) -> "_Read":
+    def _resume(self, row: ObjectRow, read: "_Read") -> None:
+        """Begin with what another run saved of a large object, as far as it is still there."""
+        held = self.begun.get((row.bucket, row.name, row.identity))
+        if held is None or self.fetch is None or not row.etag or row.size is None:
+            return
+        read.etag = row.etag
+        for part in held.parts:
+            if read.size + part.length >= row.size:
+                return  # something is to be asked for: the answer tells whether it is the same
+            try:
+                data = self.fetch(part)
+            except IntegrityError:
+                return  # from here on it is read again
+            except AuroraError as error:
+                raise _NotStored(error) from error
+            read.take_over(data, part)
+
+    def _read(self, row: ObjectRow, read: "_Read") -> None:
         """The whole object, gone on with where the line breaks, as long as it is the same one."""
-        read = _Read(self.piece_bytes)
         while True:
             begun = read.size
             try:
                 with self.client.download(row.bucket, row.name, start=begun) as answer:
-                    if begun and answer.etag != read.etag:
-                        read = _Read(self.piece_bytes)  # replaced meanwhile: from the start
+                    if begun and _plain(answer.etag) != _plain(read.etag):
+                        read.restart()  # replaced meanwhile: from the start
                         continue
                     read.etag = answer.etag
                     self._read_body(answer, read)
@@ -152,10 +232,13 @@ class Collector:
                 break
             except StorageUnavailable:
                 if read.size == begun:
-                    raise  # no progress: patience decides, and the next try begins anew
+                    raise  # no progress: patience decides
         read.finish(self._store)
-        read.note = self._compared(row, read)
-        return read
+        try:
+            read.note = self._compared(row, read)
+        except BaseException:
+            read.restart()
+            raise
 
     def _read_body(self, answer: Download, read: "_Read") -> None:
         for data in answer.chunks:
@@ -167,6 +250,7 @@ class Collector:
                 self._told += len(data)
                 told = self._told
             self.sink(Advanced(PHASE, told))
+            self._save_if_due()
 
     def _compared(self, row: ObjectRow, read: "_Read") -> str:
         """ "" where the bytes are those of the row, else what they are."""
@@ -223,15 +307,32 @@ class _Read:
     """An object on its way: what was put already, and what waits."""
 
     def __init__(self, piece_bytes: int) -> None:
+        self._piece_bytes = piece_bytes
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what came so far."""
         self.size = 0
         self.etag = ""
         self.sha256 = ""
         self.note = ""
         self.parts: list[Part] = []
         self.small: bytes | None = None  # the whole object, where it shares a buffer
-        self._piece_bytes = piece_bytes
         self._waiting = bytearray()
         self._sum = hashlib.sha256()
+
+    def beginning_of(self, row: ObjectRow) -> tuple[Part, ...]:
+        """What is stored of it so far, if it is the very object of *row*. For other threads."""
+        parts = self.parts
+        found = tuple(parts)
+        is_same = bool(row.etag) and _plain(self.etag) == _plain(row.etag)
+        return found if is_same and self.parts is parts else ()  # else it was begun anew meanwhile
+
+    def take_over(self, data: bytes, part: Part) -> None:
+        """Begin with, or after, a part that is stored already."""
+        self._sum.update(data)
+        self.size += len(data)
+        self.parts.append(part)
 
     def add(self, data: bytes, put: Put) -> None:
         self._sum.update(data)

@@ -20,6 +20,8 @@ NEWER = "newer"
 """An entry's note: the bytes are of a later version than the snapshot's row."""
 LOST = "lost"
 """An entry's note begins so: there are no bytes; the reason follows after ``: ``."""
+BEGUN = "begun"
+"""An entry's note, in a checkpoint alone: the bytes are the beginning of the object."""
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True):

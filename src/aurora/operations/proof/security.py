@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from aurora import clock
+from aurora.errors import AuroraError
 from aurora.operations.findings import Finding, Level, failed, good, guarded, listed, warning
 from aurora.operations.keys import KeySlot
+from aurora.operations.lock_checks import told
 from aurora.operations.proof.evidence import table
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import translated
@@ -25,6 +27,7 @@ from aurora.repository.trail import TrailReport
 from aurora.storage.base import Storage
 from aurora.storage.exposure import anonymous_look
 from aurora.storage.open import common_fate
+from aurora.storage.s3_requests import BucketState
 from aurora.units import format_duration, plural
 from aurora.version import __version__
 
@@ -49,6 +52,7 @@ class Subject(Protocol):
     def source(self) -> ConnInfo: ...
     def storage(self, place: Place) -> Storage: ...
     def open_primary(self) -> Repository: ...
+    def bucket_state(self, place: Place) -> BucketState | None: ...
     def secret_files(self) -> list[Path]: ...
 
 
@@ -272,11 +276,30 @@ def _storage(place: Place, subject: Subject, sample: int) -> Iterator[Finding]:
     found = look_for_unsealed(storage, secondary=place == "secondary", sample=sample)
     yield from _sealed(place, found)
     if not storage.url.startswith("file:"):
-        yield good(
-            f"{place}-deletable",
+        yield _deletable(place, subject)
+
+
+def _deletable(place: Place, subject: Subject) -> Finding:
+    """Whether what stolen credentials delete could be had back."""
+    code = f"{place}-deletable"
+    try:
+        state = subject.bucket_state(place)
+    except AuroraError:
+        state = None
+    if state is None or (state.locks is None and state.versioned is None):
+        return good(
+            code,
             f"{place}: whether old versions are kept cannot be seen from here: object lock or "
             "versions at the provider outlive stolen credentials",
         )
+    if not state.locks and not state.versioned:
+        return warning(
+            code,
+            f"{place}: {told(state)}: what stolen credentials delete is gone",
+            "Give it a bucket with object lock and set object_lock in its section, or credentials "
+            "that cannot delete.",
+        )
+    return good(code, f"{place}: {told(state)}")
 
 
 def _directory(place: Place, storage: Storage) -> Iterator[Finding]:

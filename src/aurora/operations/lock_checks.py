@@ -1,0 +1,111 @@
+"""What must be right about object lock: the bucket, the credentials, the period, the dates."""
+
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
+
+from aurora import clock
+from aurora.errors import StorageDenied, StorageError
+from aurora.operations.findings import Finding, failed, good, warning
+from aurora.repository.layout import PROBE
+from aurora.repository.lock_table import COMMON
+from aurora.storage.object_lock import ObjectLock
+from aurora.storage.s3_requests import BucketState
+from aurora.units import format_duration
+
+
+def told(state: BucketState) -> str:
+    """The bucket's own state in words."""
+    words = {True: "on", False: "off", None: "not to be asked with these credentials"}
+    default = f" (the bucket's own retention: {state.default})" if state.default else ""
+    return f"object lock {words[state.locks]}{default}, versions {words[state.versioned]}"
+
+
+def check_object_lock(place: str, lock: ObjectLock, *, longest: timedelta) -> Iterator[Finding]:
+    """Try the lock with an object under ``probe/``. *longest*: what retention keeps longest.
+
+    Raises StorageError where the storage does not answer.
+    """
+    state = lock.state()
+    bucket = lock.requests.bucket
+    if state.locks is False:
+        yield failed(
+            f"{place}-lock-missing",
+            f"{place}: object_lock is set, and the bucket {bucket} has no object lock",
+            "It is switched on when a bucket is made: make a new one with it, or take object_lock "
+            "out of the section.",
+        )
+        return
+    name = f"{PROBE}lock-{secrets.token_hex(6)}"
+    try:
+        way = lock.try_deleting(name)
+    except StorageDenied as error:
+        yield failed(
+            f"{place}-lock-denied",
+            f"{place}: these credentials may not lock objects, or not look at locks: "
+            f"{error.message}",
+            "Allow s3:PutObjectRetention, s3:GetObjectRetention and s3:ListBucketVersions.",
+        )
+        return
+    finally:
+        with suppress(StorageError):
+            lock.hide(name)
+    if way == "plain":
+        yield failed(
+            f"{place}-lock-worthless",
+            f"{place}: a locked object could be deleted for good",
+            "The server takes the retention and does not keep it. Ask the provider.",
+        )
+    elif way == "bypass":
+        yield warning(
+            f"{place}-lock-bypass",
+            f"{place}: these credentials may delete locked objects, by bypassing governance",
+            "Take s3:BypassGovernanceRetention from them: whoever takes over this machine has "
+            'them. Or set object_lock_mode = "compliance", which nobody can bypass.',
+        )
+    else:
+        yield good(
+            f"{place}-lock",
+            f"{place}: {told(state)}; what is put is locked for "
+            f"{format_duration(lock.rule.period.total_seconds())} ({lock.rule.mode}), and these "
+            "credentials cannot lift it",
+        )
+    if lock.rule.period < longest:
+        yield warning(
+            f"{place}-lock-short",
+            f"{place}: locks last {format_duration(lock.rule.period.total_seconds())}, retention "
+            f"keeps backups for up to {format_duration(longest.total_seconds())}",
+            "Locks of kept backups are extended while Aurora runs. Where it is stopped for half "
+            "the period they begin to run out: make object_lock as long as the retention.",
+        )
+
+
+def check_locked_until(
+    place: str, rule_margin: timedelta, table: Mapping[str, datetime], backups: list[str]
+) -> Iterator[Finding]:
+    """Whether the locks of the kept *backups* (``database/id``) are kept up."""
+    unknown = [backup for backup in backups if backup not in table]
+    ends = min((at for backup, at in table.items() if backup in backups or backup == COMMON),
+               default=None)  # fmt: skip
+    hint = (
+        "Run `aurora backup replicate` (secondary) or `aurora backup prune`, and see that they "
+        "run on schedule."
+    )
+    if ends is not None and ends < clock.now() + rule_margin / 2:
+        yield warning(
+            f"{place}-lock-ends",
+            f"{place}: the first locks of kept backups end at {clock.isoformat(ends)}",
+            hint,
+        )
+    elif unknown and len(unknown) == len(backups):
+        yield warning(
+            f"{place}-lock-unknown",
+            f"{place}: nothing tells yet that the locks of the backups there are kept up",
+            hint,
+        )
+    elif ends is not None:
+        yield good(
+            f"{place}-locked-until",
+            f"{place}: kept backups are locked until {clock.isoformat(ends)} at least",
+        )
