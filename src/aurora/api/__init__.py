@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aurora.api.common import reports_directory
     from aurora.api.drilling import drill, drills, next_drill
     from aurora.api.incident_recovery import (
+        FINISHED_BEFORE,
         recover_rows,
         recover_table,
         recover_whole,
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from aurora.repository.sealed import new_identity
 
 __all__ = [
+    "FINISHED_BEFORE",
     "add_key",
     "assess",
     "audit_entries",

@@ -145,7 +145,10 @@ def findings(incidents: Incidents) -> list[Finding]:
                 )
             )
         elif one.state == OPEN:
-            found.append(warning("incident-open", f"{told} is open", "aurora incident status"))
+            held = f"; {_held(one)}" if one.holds else ""
+            found.append(
+                warning("incident-open", f"{told} is open{held}", "aurora incident status")
+            )
         elif one.state == DRAFT:
             found.append(
                 warning(
@@ -155,7 +158,20 @@ def findings(incidents: Incidents) -> list[Finding]:
                     f"{one.id}, or aurora incident close --incident {one.id}",
                 )
             )
+        elif one.unfinished or one.holds:
+            still = _held(one) if one.holds else "its close did not finish"
+            found.append(
+                warning(
+                    f"incident-half-closed-{one.id}",
+                    f"{told} is closed, but {still}",
+                    f"aurora incident close --incident {one.id}",
+                )
+            )
     return found
+
+
+def _held(incident: Incident) -> str:
+    return f"retention is on hold on the {' and the '.join(sorted(incident.holds))}"
 
 
 def reminder_due(incident: Incident, *, every: float, now: datetime) -> bool:
