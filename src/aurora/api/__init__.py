@@ -161,6 +161,7 @@ __all__ = [
 
 # On first use: a command needs few of them, and most of what stands behind them is large.
 _HOMES = {
+    "FINISHED_BEFORE": "aurora.api.incident_recovery",
     "add_key": "aurora.api.keys",
     "assess": "aurora.api.incidents",
     "audit_entries": "aurora.api.audit",
