@@ -154,18 +154,16 @@ def test_a_step_that_tells_is_killed_at_every_save_of_its_record(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("words, when", [
-    ("holds/", "before"), ("holds/", "after"), (".released", "before"), (".released", "after"),
-])  # fmt: skip
-@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("step", [START, CLOSE], ids=["placed", "released"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("nth", [1, 2], ids=["primary", "secondary"])
 def test_holds_are_placed_and_released_once(
-    office: Workplace, heard: Listener, words: str, when: str, nth: int
+    office: Workplace, heard: Listener, step: tuple[str, ...], when: str, nth: int
 ) -> None:
     """The storage has it and the record does not, or the other way round."""
-    step = CLOSE if words == ".released" else START
     if step is CLOSE:
         assert office.run(*START).code == 0
-    killed(office, "put", words, *step, nth=nth, when=when)
+    killed(office, "put", "holds/", *step, nth=nth, when=when)
     assert office.run(*step).code == 0
     if step is START:
         assert holds(office) == [1, 1]

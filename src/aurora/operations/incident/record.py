@@ -298,6 +298,10 @@ class Incidents:
         directory = self.directory(held)
         for torn in directory.glob(f".{_RECORD}.*.new"):
             torn.unlink(missing_ok=True)
+        written = {one.run for one in held.running}
+        for file in directory.glob(".run-*"):
+            if file.name.removeprefix(".run-") not in written:
+                _lives(file)  # removes what died before, or after, it was in the record
         dead = [one for one in held.running if not _lives(directory / f".run-{one.run}")]
         for one in dead:
             held.running.remove(one)
