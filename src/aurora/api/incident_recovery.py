@@ -13,11 +13,11 @@ from aurora.api.audit import recorded
 from aurora.api.common import held
 from aurora.api.incident_holds import hold_retention
 from aurora.api.incident_settle import about_to, keyless_done, settle
-from aurora.api.incidents import entered, recovery_point, refresh_log
+from aurora.api.incidents import entered, recovery_point, refresh_log, resume_writes
 from aurora.api.restores import restore_options, restore_point, restore_table
 from aurora.engines.logical.targets import Target
-from aurora.errors import UsageError
-from aurora.events import EventSink, Noted, discard
+from aurora.errors import AuroraError, UsageError
+from aurora.events import EventSink, Noted, Warned, discard
 from aurora.operations.incident import rows as rows_operation
 from aurora.operations.incident.aside import Saved, save_aside
 from aurora.operations.incident.effects import Effect
@@ -26,6 +26,7 @@ from aurora.operations.incident.proposal import Proposal, target_of
 from aurora.operations.incident.record import Doing, Incident, Incidents, new_id, whoami
 from aurora.operations.incident.rows import RowsPlan, RowsReport
 from aurora.operations.incident.stop import way_in
+from aurora.operations.incident.writes import stopping_incident
 from aurora.operations.point import find_point
 from aurora.operations.recover import RecoveryPlan
 from aurora.operations.reports import RestoreReport
@@ -192,7 +193,8 @@ def recover_whole(
 ) -> RestoreReport:
     """The whole database to the incident's point, elsewhere or (with *in_place*) over the live one.
 
-    Over the live one the rows that good transactions wrote since are saved aside first.
+    Over the live one the rows that good transactions wrote since are saved aside first. What takes
+    its place has no fence: where writes were stopped, they go on, and the record says so.
     """
     book, chosen = entered(aurora, incident)
     who, dsn = by or whoami(), into or aurora.source_dsn()
@@ -200,6 +202,8 @@ def recover_whole(
         took = settle(aurora, book, chosen, dsn, by=who, sink=sink)
         moment, _ = _decided(aurora, chosen, target, (), storage, sink)
         if (before := _same_again(took, "whole", {"asked": str(moment)})) is not None:
+            if into is None and before.old_database:
+                _writes_go_on(aurora, book, chosen, by=who, sink=sink)
             return before
 
         def agreed(plan: RecoveryPlan) -> None:
@@ -225,7 +229,23 @@ def recover_whole(
             sink=sink,
         )  # fmt: skip
         _restored(aurora, doing, "whole", report, sink)
+    if into is None and report.old_database:
+        _writes_go_on(aurora, book, chosen, by=who, sink=sink)
     return report
+
+
+def _writes_go_on(
+    aurora: Aurora, book: Incidents, chosen: Incident | None, *, by: str, sink: EventSink
+) -> None:
+    """Bring the record of the stopped writes up to date."""
+    stopping = stopping_incident(book)
+    if chosen is None or stopping is None or stopping.id != chosen.id:
+        return
+    try:
+        resume_writes(aurora, incident=chosen.id, by=by, sink=sink)
+    except AuroraError as error:
+        told = f"writes go on, and the record does not say so: {error.message}"
+        sink(Warned("writes-go-on", told, "Run `aurora incident resume-writes`."))
 
 
 def save_lost_rows(

@@ -86,8 +86,12 @@ def _resumed(
     incidents: Incidents, incident: Incident, report: resume.ResumeReport, by: str
 ) -> None:
     incident.writes |= {"state": RESUMED, **report.document()}
-    told = "as they were, byte for byte" if report.exact else "; ".join(report.differences)
-    incident.note("resume-writes", f"writes go on; grants and settings are {told}", by=by)
+    told = "grants and settings are as they were, byte for byte"
+    if report.replaced:
+        told = "the database was replaced, and has no fence"
+    if not report.exact:
+        told = "; ".join([*report.differences, *report.refused])
+    incident.note("resume-writes", f"writes go on: {told}", by=by)
     incidents.save(incident)
 
 
