@@ -99,6 +99,9 @@ def test_a_restore_point_from_mark_to_recovery(workplace: tuple[Path, str], tmp_
 
     told = aurora(directory, "log", "show").stdout
     assert f"xid {marked['xid']}" in told
+    trail = aurora(directory, "audit", "show").stdout
+    assert "backup mark" in trail
+    assert "source prepare" in trail
     assert "[restore point before deploy]" in told
     point = ("backup", "restore-point", "--name", "before deploy", "--target", f"{dsn}_pit")
     planned = summary(aurora(directory, *point, "--dry-run", "--json"))

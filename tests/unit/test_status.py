@@ -24,7 +24,9 @@ NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 SLOT = SlotState("aurora_app", "pgoutput", "app", 0, 50, 100, "reserved", None, 9, 5, False, "")  # noqa: FBT003
 LOG = LogPart("aurora_app", "77", 1, 5, "full", "", 90, 100, "2026-11-25T11:00:00Z")
-GOALS = Goals(rpo=7200, rto=None, proven=8 * 86400, verified=35 * 86400, grace=900)
+GOALS = Goals(
+    rpo=7200, rto=None, proven=8 * 86400, drilled=100 * 86400, verified=35 * 86400, grace=900
+)
 OPTIONS = StatusOptions(
     {"full": parse_rule("daily"), "incremental": parse_rule("hourly")}, GOALS, {}
 )
@@ -119,6 +121,9 @@ def test_rpo_is_a_bound_where_the_log_does_not_tell() -> None:
          "restore-failed", Level.WARNING),
         ({"measured": Measured("restore", NOW - 9 * 24 * HOUR, ok=True, seconds=1)},
          "proven-long-ago", Level.WARNING),
+        ({"window": Window([Span(NOW - 101 * 24 * HOUR, NOW)])}, "drill-overdue", Level.WARNING),
+        ({"last_drill": Measured("drill", NOW - 101 * 24 * HOUR, ok=True, seconds=1)},
+         "drill-overdue", Level.WARNING),
         ({"covered": {"primary": Covered(NOW, 2, 10, NOW)}}, "primary-damaged", Level.ERROR),
         ({"covered": {"primary": Covered(NOW, 0, 10, NOW - 40 * 24 * HOUR, 20)}},
          "primary-verified-long-ago", Level.WARNING),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from aurora.api.audit import recorded
 from aurora.events import EventSink, discard
 from aurora.operations import log as log_operation
 from aurora.operations import mark as mark_operation
@@ -40,19 +41,24 @@ def prepare_source(
         )
     if confirm is not None:
         confirm(plan)
-    if undo:
-        source_operation.run_undo(plan, sink=sink)
-    else:
-        source_operation.run_prepare(plan, sink=sink)
+    operation = "source prepare --undo" if undo else "source prepare"
+    with recorded(aurora, "configuration", operation, sink, statements=plan.statements):
+        if undo:
+            source_operation.run_undo(plan, sink=sink)
+        else:
+            source_operation.run_prepare(plan, sink=sink)
     return plan
 
 
-def mark_point(aurora: Aurora, name: str) -> MarkReport:
+def mark_point(aurora: Aurora, name: str, *, sink: EventSink = discard) -> MarkReport:
     """Give this moment of the source a name; ``restore_point(aurora, Target(name=name))``.
 
     Raises: see :func:`aurora.operations.mark.mark_point`.
     """
-    return mark_operation.mark_point(aurora.source_dsn(), aurora.database, name)
+    with recorded(aurora, "run", "backup mark", sink, name=name) as note:
+        made = mark_operation.mark_point(aurora.source_dsn(), aurora.database, name)
+        note.facts |= made.document()
+    return made
 
 
 def transactions(

@@ -31,6 +31,7 @@ def status_options(aurora: Aurora) -> StatusOptions:
             rpo=goals.rpo,
             rto=goals.rto,
             proven=goals.proven,
+            drilled=goals.drilled,
             verified=goals.verified,
             grace=settings.schedule.grace,
         ),

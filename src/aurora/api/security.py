@@ -86,6 +86,7 @@ def _habits(aurora: Aurora, sink: EventSink) -> Habits:
         drill=last.get("drill"),
         verification=last.get("verification"),
         goal=aurora.settings.goals.proven,
+        drilled=aurora.settings.goals.drilled,
     )
 
 

@@ -19,7 +19,7 @@ def mark(
     It travels in the change log: `restore-point --name` knows it after the next incremental.
     """
     with surface(json) as shown:
-        made = api.mark_point(run.load(context, sink=shown.sink), name)
+        made = api.mark_point(run.load(context, sink=shown.sink), name, sink=shown.sink)
         shown.summary(
             {"operation": "backup mark", **made.document()},
             [

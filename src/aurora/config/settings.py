@@ -283,6 +283,9 @@ class GoalSettings(_Section):
     proven: Duration = Field(
         default=8 * 86400.0, gt=0, description="how old the last proven restore may get"
     )
+    drilled: Duration = Field(
+        default=100 * 86400.0, gt=0, description="how long ago the last drill may be"
+    )
     verified: Duration = Field(
         default=35 * 86400.0, gt=0, description="within which every object is to be verified"
     )

@@ -86,7 +86,9 @@ def recorded(
         found = _of_facts(_kind(entry), entry.outcome, {"ended_at": entry.at, **entry.facts})
         if found is not None and (found.at, found.kind) not in known:
             book.found.append(found)
-    book.found = sorted(book.found, key=lambda one: one.at)[-_KEPT:]
+    found_all = sorted(book.found, key=lambda one: one.at)
+    drill = last_drill(found_all)  # it may be older than many a test
+    book.found = ([drill] if drill in found_all[:-_KEPT] else []) + found_all[-_KEPT:]
     book.read_to = newest
     _store(path, book)
     return book.found
@@ -133,6 +135,12 @@ def newest(found: Iterable[Measured]) -> tuple[Measured | None, Measured | None]
     whole = sorted((one for one in found if one.is_whole), key=lambda one: one.at)
     good = next((one for one in reversed(whole) if one.ok), None)
     return good, whole[-1] if whole else None
+
+
+def last_drill(found: Iterable[Measured]) -> Measured | None:
+    """The last drill that went well."""
+    drills = [one for one in found if one.kind == "drill" and one.ok]
+    return max(drills, key=lambda one: one.at, default=None)
 
 
 def _load(path: Path) -> _Book:

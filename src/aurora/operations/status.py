@@ -18,7 +18,7 @@ from aurora.events import EventSink, discard
 from aurora.operations.coverage import Covered
 from aurora.operations.findings import Finding, Level
 from aurora.operations.keys import Proofs
-from aurora.operations.measured import Measured, newest, recorded
+from aurora.operations.measured import Measured, last_drill, newest, recorded
 from aurora.operations.slot_health import DEFAULT_LIMIT, SlotHealth
 from aurora.operations.status_source import Rpo, SourceLook, look_at_source, rpo_now
 from aurora.operations.status_storage import StorageLook, compare_copies, look_at_storage
@@ -60,6 +60,7 @@ class Goals:
     rpo: float
     rto: float | None
     proven: float
+    drilled: float
     verified: float
     grace: float
 
@@ -109,6 +110,7 @@ class StatusReport:
     lag_bytes: int | None = None
     measured: Measured | None = None  # the last proven restore: RTO
     last_test: Measured | None = None  # the last restore or test, good or bad
+    last_drill: Measured | None = None  # the last that went well
     storages: list[StorageLook] = field(default_factory=list)
     covered: dict[str, Covered] = field(default_factory=dict)
     key_slots_unproven: list[str] = field(default_factory=list)
@@ -136,6 +138,7 @@ class StatusReport:
             "rpo": asdict(self.rpo),
             "rto": None if self.measured is None else asdict(self.measured),
             "last_recovery_test": None if self.last_test is None else asdict(self.last_test),
+            "last_drill": None if self.last_drill is None else asdict(self.last_drill),
             "source": {
                 "reachable": self.source_reachable,
                 "error": self.source_error,
@@ -177,6 +180,7 @@ def look(
         measured += _recorded(repository, options, report, sink)
         report.key_slots_unproven = list(_unproven(subject, repository, Proofs(options.state)))
     report.measured, report.last_test = newest(measured)
+    report.last_drill = last_drill(measured)
     report.covered = dict(options.covered)
     for job, rule in options.schedule.items():
         if (due := rule.next_after(now)) is not None:
@@ -289,7 +293,7 @@ def _recorded(
 ) -> list[Measured]:
     """What the audit trail tells of restores and tests; its damage is another command's."""
     assert options.state is not None
-    since = report.at - timedelta(seconds=options.goals.proven)
+    since = report.at - timedelta(seconds=max(options.goals.proven, options.goals.drilled))
     try:
         return recorded(repository, options.state, since=since, sink=sink)
     except AuroraError:

@@ -23,6 +23,7 @@ def judge(report: StatusReport, options: StatusOptions) -> StatusReport:
         *_of_slot(report),
         *_of_storages(report),
         *_of_measured(report, options.goals),
+        *_of_drills(report, options.goals),
         *_of_coverage(report, options),
     ]
     if report.key_slots_unproven:
@@ -213,6 +214,19 @@ def _of_measured(report: StatusReport, goals: Goals) -> Iterator[Finding]:
             f"{format_duration(goals.rto)}",
             "More jobs, a nearer server or storage, or another goal under [goals].",
         )
+
+
+def _of_drills(report: StatusReport, goals: Goals) -> Iterator[Finding]:
+    """People have to have done it: a first drill is due when the first backup is that old."""
+    since = report.last_drill.at if report.last_drill else report.window.from_at
+    if since is None or (report.at - since).total_seconds() <= goals.drilled:
+        return
+    told = f"the last drill that went well was {ago((report.at - since).total_seconds())}"
+    yield warning(
+        "drill-overdue",
+        told if report.last_drill else "no drill was ever done",
+        "Run `aurora drill run`: a rehearsed disaster, in a sandbox, with people.",
+    )
 
 
 def _of_coverage(report: StatusReport, options: StatusOptions) -> Iterator[Finding]:

@@ -34,7 +34,7 @@ from aurora.version import __version__
 Place = Literal["primary", "secondary"]
 _OLD_SECRET = timedelta(days=365)
 _EXPIRES_SOON = timedelta(days=30)
-_MONTHLY, _QUARTERLY = timedelta(days=35), timedelta(days=100)
+_MONTHLY = timedelta(days=35)
 # Last day with fixes. Source: the versioning policy of postgresql.org, five years each.
 _ENDS = {
     14: date(2026, 11, 12), 15: date(2027, 11, 11), 16: date(2028, 11, 9),
@@ -65,6 +65,7 @@ class Habits:
     drill: datetime | None
     verification: datetime | None
     goal: float  # seconds: how old the last proven restore may get
+    drilled: float  # seconds: how long ago the last drill may be
 
 
 @dataclass(slots=True)
@@ -424,7 +425,7 @@ def _habits(habits: Habits | None) -> Iterator[Finding]:
          "aurora backup test-recovery"),
         ("full-test", "full recovery test from the secondary", habits.full_test, _MONTHLY,
          "aurora backup test-recovery --full"),
-        ("drill", "drill", habits.drill, _QUARTERLY, "aurora drill run"),
+        ("drill", "drill", habits.drill, timedelta(seconds=habits.drilled), "aurora drill run"),
         ("verification", "verification", habits.verification, _MONTHLY,
          "aurora backup verify latest"),
     )  # fmt: skip
