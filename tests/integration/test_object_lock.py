@@ -14,16 +14,20 @@ from aurora.errors import StorageDenied, StorageUnfit, UsageError
 from aurora.events import Event, Warned
 from aurora.operations.lock_checks import check_locked_until, check_object_lock
 from aurora.operations.locks import LockReport, delete_old_versions, extend_locks
+from aurora.operations.rewind import plan_rewind, run_rewind
 from aurora.repository.collector import collect
 from aurora.repository.door import BackupEntry, Repository
 from aurora.repository.layout import UNLOCKED
 from aurora.repository.lock_table import COMMON, read_lock_table
 from aurora.repository.mirror import replicate
+from aurora.repository.verify import Level as VerifyLevel
+from aurora.repository.verify import verify
 from aurora.storage.base import ObjectExists, Storage
 from aurora.storage.memory import MemoryStorage
 from aurora.storage.object_lock import LockRule, Mode, ObjectLock
 from aurora.storage.open import open_storage
 from aurora.storage.probe import Finding, Level, probe
+from aurora.storage.s3_requests import Version
 from tests.fixtures.faults import run_sql
 from tests.fixtures.postgres import NewDatabase
 from tests.fixtures.stores import S3Server
@@ -203,8 +207,13 @@ def test_locks_are_extended_before_they_run_out(place: Callable[..., Place]) -> 
     for name in only_old:
         assert later.until(name) < clock.now() + timedelta(days=31)
     table = read_lock_table(reopen(later.storage).ground())
-    assert set(table) == {COMMON, f"db/{new.id}"}
+    assert set(table) == {COMMON, f"db/{new.id}", f"db/{old.id}"}
+    assert table[f"db/{new.id}"] > clock.now() + timedelta(days=45) > table[f"db/{old.id}"]
     assert later.extend(reopen(later.storage), leaving=[("db", old.id)]).extended == 0
+    # A run that knows of no removal asks for the old one once, and not each time.
+    assert later.extend(reopen(later.storage)).extended == len(only_old) + 2
+    assert later.extend(reopen(later.storage), leaving=[("db", old.id)]).extended == 0
+    assert later.extend(reopen(later.storage)).extended == 0
 
 
 def test_a_new_backup_asks_for_nothing_that_an_older_one_has(place: Callable[..., Place]) -> None:
@@ -335,6 +344,64 @@ def test_what_is_over_for_a_period_goes_for_good(place: Callable[..., Place]) ->
     assert below[0].size > 0
 
 
+def _between(here: Place) -> datetime:
+    """A moment after all that was put by now, before all that is put from now on.
+
+    S3 tells whole seconds.
+    """
+    here.storage.put("probe/clock", b"1")
+    then = here.storage.head("probe/clock").modified_at
+    deadline = time.monotonic() + 60
+    while here.storage.head("probe/clock").modified_at < then + timedelta(seconds=2):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+        here.storage.put("probe/clock", b"1")
+    return then + timedelta(seconds=1)
+
+
+def test_an_emptied_storage_is_what_it_was(place: Callable[..., Place]) -> None:
+    """Everything deleted, one object overwritten, junk put: the backups restore again."""
+    here = place()
+    repository = create(here.storage)
+    made = backup(repository, payloads(1), day=1)
+    before = sorted(info.name for info in here.storage.list(""))
+    moment = _between(here)
+    victim = repository.refs(made).objects[0].name
+    here.storage.put(victim, b"rubbish")
+    here.storage.delete([info.name for info in here.storage.list("") if info.name != victim])
+    here.storage.put("backups/db/20261103T000000Z-full-bcdfg", b"junk")
+    plan = plan_rewind(here.lock.requests, moment)
+    assert [one.name for one in plan.replaced] == [victim]
+    hidden = sorted(good.name for good, _ in plan.hidden)
+    assert hidden == [name for name in before if not name.startswith(UNLOCKED) and name != victim]
+    # These credentials may not delete versions of what is locked; markers they may.
+    run_rewind(plan, here.lock.requests, here.lock)
+    assert restore(reopen(here.storage), made) == payloads(1)
+    assert verify(reopen(here.storage), made, VerifyLevel.FULL).ok
+    assert here.until(victim) > clock.now() + timedelta(days=29)
+    assert plan_rewind(here.lock.requests, moment).is_idle
+
+
+def test_rewinding_without_the_right_to_delete_copies(
+    place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the good version is put on top of its marker, and locked anew."""
+    here = place()
+    repository = create(here.storage)
+    made = backup(repository, payloads(1), day=1)
+    moment = _between(here)
+    here.storage.delete([info.name for info in here.storage.list("")])
+
+    def refuse(_: object) -> list[Version]:
+        raise StorageDenied("may not delete versions")
+
+    monkeypatch.setattr(here.lock.requests, "delete_versions", refuse)
+    plan = plan_rewind(here.lock.requests, moment)
+    assert plan.hidden
+    run_rewind(plan, here.lock.requests, here.lock)
+    assert restore(reopen(here.storage), made) == payloads(1)
+
+
 def test_doctor_tries_the_lock(place: Callable[..., Place]) -> None:
     """Good with an account that cannot lift it; else it says what is wrong."""
 
@@ -419,5 +486,15 @@ def test_the_commands_of_a_user(
         assert found is not None, one.name
         assert found.until > clock.now() + timedelta(days=59)
 
+    moment = clock.isoformat(_between(here))
+    here.storage.delete([info.name for info in here.storage.list("")])
+    run("backup", "list", "--storage", "secondary", expect=10)
+    rewind = ("backup", "rewind-storage", "secondary", "--to", moment)
+    assert run(*rewind, "--dry-run")[-1]["deleted"] >= len(lasting)
+    run("backup", "list", "--storage", "secondary", expect=10)
+    assert run(*rewind, "--yes")[-1]["overwritten"] == 0
+    assert run("backup", "verify", "latest", "--storage", "secondary")[-1]["ok"]
+
     path.write_text(wrong)
+    run(*rewind[:2], "primary", *rewind[3:], expect=2)
     run("backup", "create", expect=2)  # the primary is a directory

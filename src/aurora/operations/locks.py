@@ -114,7 +114,8 @@ class _Extension:
 
     def run(self, leaving: set[tuple[str, str]]) -> LockReport:
         table = read_lock_table(self._ground)
-        kept = [one for one in self._catalog.names() if one not in leaving]
+        there = self._catalog.names()
+        kept = [one for one in there if one not in leaving]
         safe = {one: at for one in kept if (at := table.get(_key(one), _NEVER)) >= self._enough}
         due = [one for one in kept if one not in safe]
         unread = self._gather(due)
@@ -125,6 +126,8 @@ class _Extension:
         done = dict(safe)
         done |= {one: self._floor for one in due if one not in lacking}
         now = {_key(one): at for one, at in done.items()}
+        # Still true of what is leaving: a run that knows of no removal need not ask again.
+        now |= {key: table[key] for key in map(_key, there) if key in table and key not in now}
         now[COMMON] = self._until if common_is_due else table[COMMON]
         if now != table:
             write_lock_table(self._ground, now)
