@@ -37,6 +37,8 @@ from aurora.storage.supabase_rest import SupabaseRest
 DEFAULT_CONFIG = Path("aurora.toml")
 _TIMEOUT = 300.0  # seconds for one request to a storage
 _HASTY_TIMEOUT = 30.0  # where somebody waits for an answer, and nothing large is read
+HASTY = Patience(budget=8.0, longest=3.0)
+"""Where "it does not answer" is an answer."""
 Place = Literal["primary", "secondary"]
 Ask = Callable[[str], str | None]  # a question -> the answer, None where nobody can answer
 
@@ -95,6 +97,15 @@ class Aurora:
         Raises UsageError.
         """
         return cls(load_settings(Path(path), overrides), ask=ask, sink=sink, patience=patience)
+
+    def impatient(self) -> "Aurora":
+        """The same, for what must go on soon where a storage does not answer."""
+        made = Aurora(
+            self.settings, ask=self._ask, ask_passphrase=self._ask_passphrase, sink=self._sink,
+            patience=HASTY,
+        )  # fmt: skip
+        made._passphrases = self._passphrases  # what was asked for is not asked for again
+        return made
 
     @cached_property
     def database(self) -> str:

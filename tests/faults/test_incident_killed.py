@@ -2,38 +2,12 @@
 
 import pytest
 
-from tests.fixtures.faults import KILLED, Workplace, run_program, run_sql
+from tests.fixtures.faults import Workplace, run_sql
+from tests.fixtures.killing import killed
 from tests.fixtures.projects import NewRole
 
 pytest_plugins = ["tests.fixtures.backups", "tests.fixtures.stands"]
 
-# The real command line, which dies just before or after the nth statement that holds some words.
-PROGRAM = """
-import json, os, signal, sys
-import psycopg
-
-given = json.load(sys.stdin)
-words, when, left = given["words"], given["when"], [given["nth"]]
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-real = psycopg.Cursor.execute
-def execute(self, query, *args, **named):
-    text = query.decode() if isinstance(query, bytes) else str(query)
-    left[0] -= words in text
-    struck = words in text and left[0] == 0
-    if struck and when == "before":
-        die()
-    done = real(self, query, *args, **named)
-    if struck and when == "after":
-        die()
-    return done
-psycopg.Cursor.execute = execute
-
-from aurora.cli.app import main
-sys.exit(main(given["arguments"]))
-"""
 STOPS = [  # and what is run next
     ("ALTER DATABASE", 1, "before", "resume"),  # the undo file is there, nothing is changed
     ("CREATE OR REPLACE FUNCTION", 1, "after", "stop"),
@@ -58,16 +32,6 @@ SELECT (SELECT string_agg(c.relname || c.relacl::text, ';' ORDER BY c.oid) FROM 
 """
 
 
-def killed(workplace: Workplace, moment: tuple[str, int, str], *words: str) -> None:
-    """Run the command line until it is killed at *moment*."""
-    config = str(workplace.directory / "aurora.toml")
-    text, nth, when = moment
-    done = run_program(
-        PROGRAM, words=text, nth=nth, when=when, arguments=["--config", config, *words]
-    )
-    assert done.returncode == KILLED, done.stderr + done.stdout
-
-
 @pytest.fixture
 def guarded(workplace: Workplace, new_role: NewRole) -> Workplace:
     """The shop, which a role other than its owner writes to."""
@@ -87,7 +51,7 @@ def test_a_killed_stop_goes_on_and_is_undone(
 ) -> None:
     """Resumed right away, or stopped again first: both leave the database as it was."""
     before = run_sql(guarded.dsn, _STATE)
-    killed(guarded, (words, nth, when), *STOP)
+    killed(guarded, "sql", words, *STOP, nth=nth, when=when)
     if then == "stop":
         again = guarded.run(*STOP, "--json")
         assert again.code == 0, again.err
@@ -103,7 +67,8 @@ def test_a_killed_resume_goes_on(guarded: Workplace, moment: tuple[str, int, str
     """By its undo file alone: the incident's record may be lost too."""
     before = run_sql(guarded.dsn, _STATE)
     assert guarded.run(*STOP).code == 0
-    killed(guarded, moment, "incident", "resume-writes", "--yes")
+    words, nth, when = moment
+    killed(guarded, "sql", words, "incident", "resume-writes", "--yes", nth=nth, when=when)
     (undo,) = guarded.directory.glob("aurora.state/incidents/*/undo.json")
     kept = guarded.directory / "kept.json"
     kept.write_bytes(undo.read_bytes())

@@ -86,7 +86,7 @@ def test_rows_deleted_by_mistake(shopkeeper: Workplace) -> None:
         (place.directory / f"aurora.state/incidents/{incident}/record.json").read_text()
     )
     steps = [entry["step"] for entry in record["timeline"]]
-    assert list(dict.fromkeys(one for one in steps if one != "communicate")) == [
+    assert list(dict.fromkeys(one for one in steps if one not in ("communicate", "hold"))) == [
         "start", "stop-writes", "assess", "recovery-point", "recover", "resume-writes", "close",
     ]  # fmt: skip
     assert record["timeline"][0]["by"] == "anna"
@@ -108,12 +108,20 @@ def test_the_whole_database_goes_back_and_good_rows_are_kept_aside(shopkeeper: W
     assert beside.code == 0, beside.err
     assert run_sql(place.dsn, "SELECT * FROM orders_then ORDER BY id") == before
     run_sql(place.dsn, "DROP TABLE orders_then")
+    stopped = place.run("incident", "stop-writes", "--yes", "--watch", "0s")
+    assert stopped.code == 0, stopped.err
     done = place.run("incident", "recover", "--how", "whole", "--in-place", "--yes", "--json")
     assert done.code == 0, done.err
     assert run_sql(place.dsn, "SELECT * FROM orders ORDER BY id") == before
     assert run_sql(place.dsn, "SELECT count(*) FROM customers WHERE name = 'after'") == [(0,)]
     (saved,) = place.directory.glob("aurora.state/incidents/*/saved/public.customers.csv")
     assert "after" in saved.read_text()
+    # What took the database's place has no fence, and nobody says that writes are stopped.
+    run_sql(place.dsn, "INSERT INTO customers (name) VALUES ('new life')")
+    told = place.run("incident", "status").out
+    assert "WRITES ARE STOPPED" not in told
+    assert "writes go on: the database was replaced, and has no fence" in " ".join(told.split())
+    assert place.run("incident", "resume-writes", "--yes").code == 2
 
 
 def test_what_is_wrong_is_said(workplace: Workplace, capfd: pytest.CaptureFixture[str]) -> None:

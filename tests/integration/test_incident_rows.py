@@ -252,8 +252,8 @@ def test_rows_that_going_back_would_lose_are_saved(
     repository = accident.project.repository
     point = find_point(repository, LABEL, Target(before_xid=bad), sink=discard)
     saved = save_aside(
-        repository, LABEL, point, accident.dsn, accident.directory / "saved", bad=[bad],
-        form=form, sink=discard,
+        repository, LABEL, point, accident.dsn, accident.directory / "saved",
+        scratch=accident.directory, bad=[bad], form=form, sink=discard,
     )  # fmt: skip
     assert [(one.table, one.rows) for one in saved] == [("public.customers", 2)]
     other = new_database()

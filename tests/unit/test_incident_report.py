@@ -18,6 +18,7 @@ from aurora.operations.incident import communicate, messages, report, writes
 from aurora.operations.incident.messages import Message
 from aurora.operations.incident.record import Incident, Incidents
 from aurora.operations.incident.status_page import (
+    TRYING,
     NotPublished,
     StaticPage,
     Statuspage,
@@ -36,6 +37,7 @@ class Server:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
         self.unresolved: list[dict[str, Any]] = []
+        self.one: dict[str, Any] = {}  # an incident asked for by its id
         self.answer = 200
         outer = self
 
@@ -47,7 +49,7 @@ class Server:
                 outer.asked.append((self.command, self.path, headers, body))
                 found: Any = {"id": "theirs1", "shortlink": "http://stspg.io/x"}
                 if self.command == "GET":
-                    found = outer.unresolved
+                    found = outer.unresolved if self.path.endswith("/unresolved") else outer.one
                 text = json.dumps(found).encode()
                 self.send_response(outer.answer)
                 self.send_header("Content-Length", str(len(text)))
@@ -75,6 +77,23 @@ def server() -> Iterator[Server]:
     made = Server()
     yield made
     made.close()
+
+
+class Crowd:
+    """Stakeholders; one of them may be away."""
+
+    def __init__(self, who: list[str], away: str = "") -> None:
+        self.who, self.away, self.heard = who, away, list[str]()
+
+    def names(self, event: str, severity: str) -> list[str]:
+        assert event.startswith("incident-")
+        return self.who
+
+    def tell(self, name: str, severity: str, message: Message) -> str:
+        if name == self.away:
+            return f"{name} is away"
+        self.heard.append(f"{name} {severity} {message.title}")
+        return ""
 
 
 @pytest.fixture
@@ -187,23 +206,57 @@ def test_what_failed_is_sent_again_and_nothing_twice(incidents: Incidents, serve
     made = communicate.draft(
         incidents, mine, "start", text="", status="investigating", templates=None, by="anna"
     )
-    heard: list[str] = []
-
-    def notify(event: str, severity: str, message: Message) -> list[str]:
-        heard.append(f"{event} {severity} {message.title}")
-        return []
-
+    people = Crowd(["anna", "ben"], away="ben")
     hook = Webhook(lambda: server.url)
     server.answer = 503
-    failed = communicate.send(incidents, mine, made, [hook], notify, by="a", sink=discard)
-    assert failed == ["webhook: the webhook refused it: HTTP 503"]
-    server.answer = 200
+    failed = communicate.send(incidents, mine, made, [hook], people, by="a", sink=discard)
+    assert failed == ["webhook: the webhook refused it: HTTP 503", "ben is away"]
+    server.answer, people.away = 200, ""
     again = incidents.find(mine.id)
     stored = communicate.newest(again)
     assert stored is not None
-    assert communicate.send(incidents, again, stored, [hook], notify, by="a", sink=discard) == []
-    assert heard == ["incident-start minor x"]
-    assert len(server.asked) == 2
+    assert communicate.send(incidents, again, stored, [hook], people, by="a", sink=discard) == []
+    assert people.heard == ["anna minor x", "ben minor x"]
+    assert [one[3]["again"] for one in server.asked] == [False, False]
+    assert not [one for one in again.timeline if "twice" in one.text]
+
+
+def test_who_may_have_been_told_by_a_dead_run_is_told_again_and_that_is_said(
+    incidents: Incidents, server: Server
+) -> None:
+    """The record was written before the sending, and the run died before it was written again."""
+    mine = incidents.open("x", "minor", "app", by="anna")
+    made = communicate.draft(
+        incidents, mine, "update", text="t", status="identified", templates=None, by="anna"
+    )
+    made["trying"] = {"webhook": "2026-11-25T14:00:00Z", "anna": "2026-11-25T14:00:00Z"}
+    incidents.save(mine)
+    again = communicate.draft(
+        incidents, mine, "update", text="t", status="identified", templates=None, by="anna"
+    )
+    assert again is made
+    people = Crowd(["anna", "ben"])
+    hook = Webhook(lambda: server.url)
+    assert communicate.send(incidents, mine, again, [hook], people, by="a", sink=discard) == []
+    assert [one[3]["again"] for one in server.asked] == [True]
+    assert people.heard == ["anna minor x: identified", "ben minor x: identified"]
+    told = [one.text for one in mine.timeline if "twice" in one.text]
+    assert [one.split()[0] for one in told] == ["webhook", "anna"]
+    more = communicate.draft(
+        incidents, mine, "update", text="t", status="identified", templates=None, by="anna"
+    )
+    assert more["number"] == 1  # it went everywhere: who says it again means it
+
+
+def test_statuspage_is_asked_whether_a_dead_run_has_told_it(server: Server) -> None:
+    """Nothing is put there twice; where it was not, it is now."""
+    page = Statuspage("p1", lambda: "k", base=server.url)
+    known = {"id": "mine", TRYING: True}
+    server.one = {"id": "mine", "metadata": {"aurora": {"incident": "i1", "update": 2}}}
+    assert page.publish(update(2), known, notify=False) == {"id": "mine"}
+    assert [one[:2] for one in server.asked] == [("GET", "/pages/p1/incidents/mine")]
+    page.publish(update(3), known, notify=False)
+    assert server.asked[-1][:2] == ("PATCH", "/pages/p1/incidents/mine")
 
 
 def test_templates_can_be_edited(tmp_path: Path) -> None:
@@ -263,8 +316,12 @@ def test_rpo_and_rto_are_measured() -> None:
     assert (found["rpo"], found["rpo_met"], found["good_transactions_lost"]) == (0.0, True, 0)
     assert found["detected_after"] == 300.0
     assert found["writes_stopped_for"] == 600.0
-    assert found["rto"] is not None
-    mine.recoveries = [{"how": "whole", "at": "x", "old_database": "old", "recovered_to": "748"}]
+    assert found["rto"] == 660.0  # until writes went on
+    mine.recoveries.append({"how": "rehearsal", "at": "2026-11-25T14:50:00Z"})
+    assert report.measured(mine, **GOALS)["rto"] == 660.0
+    mine.recoveries = [
+        {"how": "whole", "at": "2026-11-25T14:20:00Z", "old_database": "old", "recovered_to": "748"}
+    ]
     found = report.measured(mine, **GOALS)
     assert (found["rpo"], found["good_transactions_lost"]) == (360.0, 3)
     bare = report.measured(Incident("i", "t", "minor", "d", "2026-11-25T14:00:00Z", "a"), **GOALS)

@@ -39,7 +39,7 @@ def test_every_function_of_the_interface_is_where_it_is_said_to_be() -> None:
     """Also after all of it was imported: a module must not hide a function of its name."""
     for name in api.__all__:
         getattr(api, name)
-    assert all(callable(getattr(api, name)) for name in api.__all__)
+    assert all(callable(getattr(api, name)) for name in api.__all__ if name.islower())
     with pytest.raises(AttributeError, match="no_such"):
         api.no_such  # noqa: B018
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aurora.api.common import reports_directory
     from aurora.api.drilling import drill, drills, next_drill
     from aurora.api.incident_recovery import (
+        FINISHED_BEFORE,
         recover_rows,
         recover_table,
         recover_whole,
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     from aurora.repository.sealed import new_identity
 
 __all__ = [
+    "FINISHED_BEFORE",
     "add_key",
     "assess",
     "audit_entries",
@@ -163,6 +165,7 @@ __all__ = [
 
 # On first use: a command needs few of them, and most of what stands behind them is large.
 _HOMES = {
+    "FINISHED_BEFORE": "aurora.api.incident_recovery",
     "add_key": "aurora.api.keys",
     "assess": "aurora.api.incidents",
     "audit_entries": "aurora.api.audit",

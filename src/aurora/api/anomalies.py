@@ -1,10 +1,9 @@
 """What is done about an anomaly in the stream: a draft, a hold, a message. Never more."""
 
 from aurora import clock
+from aurora.api.incident_holds import hold_retention
 from aurora.api.incident_talk import notifier, templates_of
 from aurora.api.incidents import incident_records, limits
-from aurora.api.retention import hold_backup
-from aurora.errors import AuroraError
 from aurora.events import EventSink, Warned
 from aurora.operations.content import Backup
 from aurora.operations.incident import messages
@@ -53,18 +52,14 @@ def raise_alarm(aurora: Aurora, told: Suspicion, sink: EventSink) -> Incident:
     known.sort(key=lambda one: -float(one["score"]))
     made.note("anomaly", f"{told.severity}: {told.reasons[0]} (xid {told.xid})", by=_BY)
     book.save(made)
+    hold_retention(aurora, book, made, by=_BY, sink=sink)
     if not is_new:
         return made
-    try:
-        hold_backup(aurora, "all", why=f"incident {made.id}")
-        made.note("anomaly", "nothing is removed from the repository: retention is on hold", by=_BY)
-    except AuroraError as error:
-        sink(Warned("anomaly-hold", f"retention could not be held: {error.message}", error.hint))
-    tell = notifier(aurora)
-    if tell is not None:
+    people = notifier(aurora)
+    if people is not None:
         text = "\n".join([*told.reasons, f"Transaction {told.xid} at {clock.isoformat(told.at)}."])
         message = messages.filled(made, "anomaly", text=text, directory=templates_of(aurora))
-        for lost in tell("incident-anomaly", made.severity, message):
+        for lost in people.tell_all("incident-anomaly", made.severity, message):
             sink(Warned("anomaly-notice", f"not told of the anomaly: {lost}"))
     book.save(made)
     return made

@@ -2,7 +2,8 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,25 +11,33 @@ from typing import Any, Literal
 from aurora import clock
 from aurora.api.audit import recorded
 from aurora.api.common import held
-from aurora.api.incidents import incident_records, recovery_point, refresh_log
+from aurora.api.incident_holds import hold_retention
+from aurora.api.incident_settle import about_to, keyless_done, settle
+from aurora.api.incidents import entered, recovery_point, refresh_log, resume_writes
 from aurora.api.restores import restore_options, restore_point, restore_table
 from aurora.engines.logical.targets import Target
-from aurora.errors import UsageError
-from aurora.events import EventSink, Noted, discard
+from aurora.errors import AuroraError, UsageError
+from aurora.events import EventSink, Noted, Warned, discard
 from aurora.operations.incident import rows as rows_operation
 from aurora.operations.incident.aside import Saved, save_aside
+from aurora.operations.incident.effects import Effect
 from aurora.operations.incident.logkeys import LogKeys
 from aurora.operations.incident.proposal import Proposal, target_of
-from aurora.operations.incident.record import Incident, Incidents, new_id, whoami
+from aurora.operations.incident.record import Doing, Incident, Incidents, new_id, whoami
 from aurora.operations.incident.rows import RowsPlan, RowsReport
 from aurora.operations.incident.stop import way_in
+from aurora.operations.incident.writes import stopping_incident
 from aurora.operations.point import find_point
+from aurora.operations.recover import RecoveryPlan
 from aurora.operations.reports import RestoreReport
 from aurora.operations.restore_table import TableOptions, TablePlan
+from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.embedded import EmbeddedServer
 from aurora.wiring import Aurora
 
 How = Literal["rows", "table", "whole"]
+FINISHED_BEFORE = "restored by a run that died afterwards"
+"""The outcome of a recovery that was found done when it was asked for again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,47 +73,64 @@ def recover_rows(
 
     Raises: see :func:`aurora.operations.incident.rows.run_rows`.
     """
-    book, chosen, who = _current(aurora, incident, by)
+    book, chosen = entered(aurora, incident)
+    who = by or whoami()
     directory = book.directory(chosen) if chosen else _scratch(book)
     dsn = way_in(aurora.source_dsn(), directory)
-    marker = rows_operation.marker_of(dsn)
-    refresh_log(aurora, sink)
-    moment, xids = _decided(aurora, chosen, target, bad, storage, sink)
-    repository = aurora.open_for_reading(storage, sink=sink)
-    point = find_point(repository, aurora.database, moment, sink=sink)
+    with book.doing(chosen, "recover", by=who, alone=True, how="rows") as doing:
+        settle(aurora, book, chosen, dsn, by=who, sink=sink)
+        chosen = book.find(chosen.id) if chosen else None  # with what that found
+        marker = rows_operation.marker_of(dsn)
+        refresh_log(aurora, sink)
+        moment, xids = _decided(aurora, chosen, target, bad, storage, sink)
+        repository = aurora.open_for_reading(storage, sink=sink)
+        point = find_point(repository, aurora.database, moment, sink=sink)
 
-    def copy_table(name: str, as_name: str) -> None:
-        options = TableOptions(as_name=as_name)
-        restore_table(
-            aurora, name, moment=moment, target=dsn, options=options, storage=storage, sink=sink
-        )
+        def copy_table(name: str, as_name: str) -> None:
+            options = TableOptions(as_name=as_name)
+            restore_table(
+                aurora, name, moment=moment, target=dsn, options=options, storage=storage,
+                sink=sink,
+            )  # fmt: skip
 
-    facts = {"incident": chosen.id if chosen else "", "target": str(moment), "bad": list(xids)}
-    try:
-        with (
-            recorded(aurora, "restore", "incident recover", sink, **facts) as note,
-            tempfile.TemporaryDirectory(prefix="aurora-keys-") as scratch,
-            LogKeys(Path(scratch), xids, tables) as keys,
-            held(repository),
-        ):
-            note.repository = repository
-            keys.collect(repository, aurora.database, point, sink=sink)
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            plan = rows_operation.plan_rows(
-                dsn, point, keys, directory, marker=marker, copy_table=copy_table, sink=sink
-            )
-            if confirm is None:
-                note.write = False
-                return plan, None
-            confirm(plan)
-            begun = time.monotonic()
-            report = rows_operation.run_rows(plan, sink=sink)
-            report.seconds = time.monotonic() - begun
-            note.facts |= report.document()
-    finally:
-        rows_operation.clear(dsn)
-    document = {**plan.document(), **report.document(), "target": str(moment)}
-    _write(book, chosen, "rows", document, who, _told(report))
+        def about_to_commit(xid: str, report: RowsReport) -> None:
+            known = Effect("rows", ConnInfo.parse(dsn).redacted(), xid=xid,
+                           document=document(report))  # fmt: skip
+            about_to(doing, known)
+
+        def document(report: RowsReport) -> dict[str, Any]:
+            return {**plan.document(), **report.document(), "target": str(moment),
+                    "bad": list(xids), "keyless": plan.keyless}  # fmt: skip
+
+        facts = {"incident": chosen.id if chosen else "", "target": str(moment), "bad": list(xids)}
+        try:
+            with (
+                recorded(aurora, "restore", "incident recover", sink, **facts) as note,
+                _scratch_of(doing) as scratch,
+                LogKeys(scratch, xids, tables) as keys,
+                held(repository),
+            ):
+                note.repository = repository
+                keys.collect(repository, aurora.database, point, sink=sink)
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                plan = rows_operation.plan_rows(
+                    dsn, point, keys, directory, marker=marker, copy_table=copy_table,
+                    done=keyless_done(chosen, xids), sink=sink,
+                )  # fmt: skip
+                if confirm is None:
+                    note.write = False
+                    return plan, None
+                confirm(plan)
+                begun = time.monotonic()
+                report = rows_operation.run_rows(plan, before_commit=about_to_commit, sink=sink)
+                report.seconds = time.monotonic() - begun
+                note.facts |= report.document()
+        finally:
+            rows_operation.clear(dsn)
+        if plan.changes:
+            _write(aurora, doing, "rows", document(report), _told(report), sink)
+        else:
+            _write(aurora, doing, "", {}, "nothing is left to put back", sink)
     return plan, report
 
 
@@ -122,14 +148,33 @@ def recover_table(
     sink: EventSink = discard,
 ) -> RestoreReport:
     """One table to the incident's point: made, swapped, or beside. See :func:`restore_table`."""
-    book, chosen, who = _current(aurora, incident, by)
-    moment, _ = _decided(aurora, chosen, target, (), storage, sink)
-    dsn = into or way_in(aurora.source_dsn(), book.directory(chosen) if chosen else book.root)
-    report = restore_table(
-        aurora, table, moment=moment, target=dsn, options=options, storage=storage,
-        confirm=confirm, sink=sink,
-    )  # fmt: skip
-    _restored(book, chosen, "table", report, who)
+    book, chosen = entered(aurora, incident)
+    who = by or whoami()
+    own = into or aurora.source_dsn()
+    dsn = into or way_in(own, book.directory(chosen) if chosen else book.root)
+    with book.doing(chosen, "recover", by=who, alone=True, how="table", table=table) as doing:
+        took = settle(aurora, book, chosen, own, by=who, sink=sink)
+        moment, _ = _decided(aurora, chosen, target, (), storage, sink)
+        wanted = {"table": table, "as": options.as_name or "", "asked": str(moment)}
+        if (before := _same_again(took, "table", wanted)) is not None and not options.replace:
+            return before
+
+        def agreed(plan: TablePlan) -> None:
+            if confirm is not None:
+                confirm(plan)
+            made = plan.new_name or (plan.root.schema, plan.root.name)
+            about_to(doing, Effect(
+                "table", ConnInfo.parse(own).redacted(), restore_id=plan.restore_id,
+                relation=() if plan.replaces else made,
+                document={**wanted, **_known(plan.restore_id, plan.backup.entry.id, moment),
+                          "restored_as": ".".join(plan.new_name or ())},
+            ))  # fmt: skip
+
+        report = restore_table(
+            aurora, table, moment=moment, target=dsn, options=options, storage=storage,
+            confirm=agreed, sink=sink,
+        )  # fmt: skip
+        _restored(aurora, doing, "table", report, sink)
     return report
 
 
@@ -148,23 +193,59 @@ def recover_whole(
 ) -> RestoreReport:
     """The whole database to the incident's point, elsewhere or (with *in_place*) over the live one.
 
-    Over the live one the rows that good transactions wrote since are saved aside first.
+    Over the live one the rows that good transactions wrote since are saved aside first. What takes
+    its place has no fence: where writes were stopped, they go on, and the record says so.
     """
-    book, chosen, who = _current(aurora, incident, by)
-    moment, _ = _decided(aurora, chosen, target, (), storage, sink)
+    book, chosen = entered(aurora, incident)
+    who, dsn = by or whoami(), into or aurora.source_dsn()
+    with book.doing(chosen, "recover", by=who, alone=True, how="whole") as doing:
+        took = settle(aurora, book, chosen, dsn, by=who, sink=sink)
+        moment, _ = _decided(aurora, chosen, target, (), storage, sink)
+        if (before := _same_again(took, "whole", {"asked": str(moment)})) is not None:
+            if into is None and before.old_database:
+                _writes_go_on(aurora, book, chosen, by=who, sink=sink)
+            return before
 
-    def agreed(plan: Any) -> None:
-        if confirm is not None:
-            confirm(plan)
-        if save_lost and plan.restore.mode == "swap" and into is None and chosen is not None:
-            save_lost_rows(aurora, incident=chosen.id, target=moment, storage=storage, sink=sink)
+        def agreed(plan: RecoveryPlan) -> None:
+            if confirm is not None:
+                confirm(plan)
+            restore = plan.restore
+            if save_lost and restore.mode == "swap" and into is None and chosen is not None:
+                save_lost_rows(
+                    aurora, incident=chosen.id, target=moment, storage=storage, sink=sink
+                )
+            afterwards = {"swap": restore.old_name, "new": restore.state.name}
+            old = restore.old_name if restore.mode == "swap" else ""
+            about_to(doing, Effect(
+                "whole", ConnInfo.parse(dsn).redacted(), restore_id=restore.restore_id,
+                database=afterwards.get(restore.mode, ""),
+                document={**_known(restore.restore_id, restore.backup.entry.id, moment),
+                          "old_database": old},
+            ))  # fmt: skip
 
-    options = restore_options(aurora, in_place=in_place)
-    report = restore_point(
-        aurora, moment, target=into, options=options, storage=storage, confirm=agreed, sink=sink
-    )
-    _restored(book, chosen, "whole", report, who)
+        options = restore_options(aurora, in_place=in_place)
+        report = restore_point(
+            aurora, moment, target=into, options=options, storage=storage, confirm=agreed,
+            sink=sink,
+        )  # fmt: skip
+        _restored(aurora, doing, "whole", report, sink)
+    if into is None and report.old_database:
+        _writes_go_on(aurora, book, chosen, by=who, sink=sink)
     return report
+
+
+def _writes_go_on(
+    aurora: Aurora, book: Incidents, chosen: Incident | None, *, by: str, sink: EventSink
+) -> None:
+    """Bring the record of the stopped writes up to date."""
+    stopping = stopping_incident(book)
+    if chosen is None or stopping is None or stopping.id != chosen.id:
+        return
+    try:
+        resume_writes(aurora, incident=chosen.id, by=by, sink=sink)
+    except AuroraError as error:
+        told = f"writes go on, and the record does not say so: {error.message}"
+        sink(Warned("writes-go-on", told, "Run `aurora incident resume-writes`."))
 
 
 def save_lost_rows(
@@ -178,22 +259,23 @@ def save_lost_rows(
     sink: EventSink = discard,
 ) -> list[Saved]:
     """Save aside the live rows that going back would lose, as files of the incident."""
-    book, chosen, who = _current(aurora, incident, "")
-    directory = (book.directory(chosen) if chosen else _scratch(book)) / "saved"
-    moment, xids = _decided(aurora, chosen, target, bad, storage, sink)
-    repository = aurora.open_for_reading(storage, sink=sink)
-    point = find_point(repository, aurora.database, moment, sink=sink)
-    saved = save_aside(
-        repository, aurora.database, point, way_in(aurora.source_dsn(), directory.parent),
-        directory, bad=xids, form=form, sink=sink,
-    )  # fmt: skip
-    if chosen is not None:
-        with book.held(chosen) as mine:
-            rows = {one.table: one.rows for one in saved}
-            mine.note("recover", f"rows saved aside: {sum(rows.values())}", by=who, rows=rows)
-            mine.files += [f"saved/{one.path.name}" for one in saved
-                           if f"saved/{one.path.name}" not in mine.files]  # fmt: skip
-            book.save(mine)
+    book, chosen = entered(aurora, incident)
+    with book.doing(chosen, "save-lost", by=whoami()) as doing, _scratch_of(doing) as scratch:
+        directory = (book.directory(chosen) if chosen else _scratch(book)) / "saved"
+        moment, xids = _decided(aurora, chosen, target, bad, storage, sink)
+        repository = aurora.open_for_reading(storage, sink=sink)
+        point = find_point(repository, aurora.database, moment, sink=sink)
+        saved = save_aside(
+            repository, aurora.database, point, way_in(aurora.source_dsn(), directory.parent),
+            directory, scratch=scratch, bad=xids, form=form, sink=sink,
+        )  # fmt: skip
+        with doing.record() as mine:
+            if mine is not None:
+                rows = {one.table: one.rows for one in saved}
+                told = f"rows saved aside: {sum(rows.values())}"
+                mine.note("save-lost", told, by=doing.by, rows=rows)
+                mine.files += [f"saved/{one.path.name}" for one in saved
+                               if f"saved/{one.path.name}" not in mine.files]  # fmt: skip
     return saved
 
 
@@ -207,19 +289,19 @@ def rehearse(
     sink: EventSink = discard,
 ) -> Rehearsal:
     """Recover the whole to the incident's point on a throw-away server, and measure it."""
-    book, chosen, who = _current(aurora, incident, by)
-    moment, _ = _decided(aurora, chosen, target, (), storage, sink)
-    with EmbeddedServer(settings={"fsync": "off", "max_wal_size": "4GB"}) as server:
-        sink(Noted(f"rehearsing on a throw-away PostgreSQL {server.tools.version}"))
-        report = restore_point(
-            aurora, moment, target=server.dsn("rehearsal"), storage=storage,
-            options=restore_options(aurora, accept_refusals=True), sink=sink,
-        )  # fmt: skip
-    found = Rehearsal(report.seconds, report.rows, report.outcome)
-    _write(
-        book, chosen, "rehearsal", {**found.document(), "target": str(moment)}, who,
-        f"rehearsed on a throw-away server: {report.rows} rows in {report.seconds:.1f} s",
-    )  # fmt: skip
+    book, chosen = entered(aurora, incident)
+    with book.doing(chosen, "rehearse", by=by or whoami()) as doing:
+        moment, _ = _decided(aurora, chosen, target, (), storage, sink)
+        with EmbeddedServer(settings={"fsync": "off", "max_wal_size": "4GB"}) as server:
+            sink(Noted(f"rehearsing on a throw-away PostgreSQL {server.tools.version}"))
+            report = restore_point(
+                aurora, moment, target=server.dsn("rehearsal"), storage=storage,
+                options=restore_options(aurora, accept_refusals=True), sink=sink,
+            )  # fmt: skip
+        found = Rehearsal(report.seconds, report.rows, report.outcome)
+        told = f"rehearsed on a throw-away server: {report.rows} rows in {report.seconds:.1f} s"
+        document = {**found.document(), "target": str(moment)}
+        _write(aurora, doing, "rehearsal", document, told, sink)
     return found
 
 
@@ -247,46 +329,68 @@ def _decided(
     return found.target, found.bad
 
 
-def _current(
-    aurora: Aurora, incident: str | None, by: str
-) -> tuple[Incidents, Incident | None, str]:
-    book = incident_records(aurora)
-    found = book.find(incident) if incident else book.current()
-    return book, found, by or whoami()
-
-
 def _scratch(book: Incidents) -> Path:
     """For files of a step without an incident."""
     return book.root / new_id(clock.now())
 
 
-def _write(
-    book: Incidents,
-    chosen: Incident | None,
-    how: str,
-    document: dict[str, Any],
-    who: str,
-    told: str,
-) -> None:
-    if chosen is None:
+@contextmanager
+def _scratch_of(doing: Doing) -> Iterator[Path]:
+    """For keys and rows on their way. A killed run leaves it to the incident's next step."""
+    if (own := doing.scratch()) is not None:
+        yield own
         return
-    with book.held(chosen) as mine:
-        mine.recoveries.append({"how": how, "at": clock.isoformat(clock.now()), **document})
-        mine.note("recover", told, by=who)
+    with tempfile.TemporaryDirectory(prefix="aurora-keys-") as name:
+        yield Path(name)
+
+
+def _known(restore_id: str, backup_id: str, moment: Target) -> dict[str, Any]:
+    """What is told of a recovery before it is over."""
+    return {"restore_id": restore_id, "backup_id": backup_id, "recovered_to": str(moment),
+            "asked": str(moment), "outcome": "restored"}  # fmt: skip
+
+
+def _same_again(
+    took: Sequence[Effect], how: str, wanted: Mapping[str, str]
+) -> RestoreReport | None:
+    """The report of a run that died when all was done, where it did what is asked for now."""
+    for one in took:
+        known = one.document
+        if one.how == how and all(known.get(name) == value for name, value in wanted.items()):
+            return RestoreReport(
+                restore_id=one.restore_id, backup_id=str(known["backup_id"]), kind=how,
+                target=one.target, state_of="", begun_at="",
+                recovered_to=str(known["recovered_to"]), outcome=FINISHED_BEFORE,
+                table=str(known.get("table", "")), restored_as=str(known.get("restored_as", "")),
+                old_database=str(known.get("old_database", "")),
+            )  # fmt: skip
+    return None
+
+
+def _write(
+    aurora: Aurora, doing: Doing, how: str, document: dict[str, Any], told: str, sink: EventSink
+) -> None:
+    """The end of a recovery, into the record; without *how* nothing was recovered."""
+    with doing.record() as mine:
+        if mine is None:
+            return
+        if how:
+            mine.recoveries.append({"how": how, "at": clock.isoformat(clock.now()), **document})
+        mine.note("rehearse" if how == "rehearsal" else "recover", told, by=doing.by)
         for name in ("put-back.sql", "conflicts.csv"):
-            if (book.directory(mine) / name).exists() and name not in mine.files:
+            if (doing.book.directory(mine) / name).exists() and name not in mine.files:
                 mine.files.append(name)
-        book.save(mine)
+        hold_retention(aurora, doing.book, mine, by=doing.by, sink=sink)
 
 
 def _restored(
-    book: Incidents, chosen: Incident | None, how: str, report: RestoreReport, who: str
+    aurora: Aurora, doing: Doing, how: str, report: RestoreReport, sink: EventSink
 ) -> None:
     document = {name: value for name, value in report.document().items() if name != "tables"}
     told = f"{how} recovered to {report.recovered_to}: {report.rows} rows, {report.outcome}"
     if report.restored_as:
         told += f", as {report.restored_as}"
-    _write(book, chosen, how, document, who, told)
+    _write(aurora, doing, how, document, told, sink)
 
 
 def _told(report: RowsReport) -> str:

@@ -8,22 +8,22 @@ from typing import Any
 
 from aurora import clock
 from aurora.api.audit import record
+from aurora.api.incident_holds import hold_retention, release_retention
 from aurora.api.incidents import incident_records
 from aurora.config.settings import NotifyTarget
 from aurora.errors import AuroraError, Incomplete, UsageError
-from aurora.events import EventSink, Warned, discard
-from aurora.notify.deliver import Target, deliver
+from aurora.events import EventSink, Noted, Warned, discard
+from aurora.notify.deliver import Target
 from aurora.notify.notices import Severity
-from aurora.notify.templates import Message
+from aurora.notify.stakeholders import Stakeholders
 from aurora.operations.incident import communicate as talk
 from aurora.operations.incident import messages, writes
 from aurora.operations.incident import report as report_operation
-from aurora.operations.incident.record import Incident, Incidents, whoami
+from aurora.operations.incident.record import CLOSED, Incident, Incidents, whoami
 from aurora.operations.incident.status_page import Publisher, StaticPage, Statuspage, Webhook
 from aurora.repository.door import ClosedRepository
-from aurora.repository.holds import read_holds, release_hold
 from aurora.storage.open import open_storage
-from aurora.wiring import Aurora, Place
+from aurora.wiring import Aurora
 
 Answers = Mapping[str, Sequence[str]]
 
@@ -43,6 +43,9 @@ def start_incident(
 ) -> Incident:
     """Open an incident, with a first message drafted; sent only where that is asked for.
 
+    From then on nothing is removed from the repository, until it is closed. Where one with this
+    title is open already, as after a run that died, that one goes on.
+
     Args:
         source: how it was noticed, for the report.
         draft: a part of the id of a draft (of an anomaly, say) that becomes the incident.
@@ -52,20 +55,45 @@ def start_incident(
     Raises UsageError; Incomplete where somebody could not be told: the incident is open.
     """
     book, who = incident_records(aurora), by or whoami()
-    if draft is None:
-        made = book.open(title, severity, aurora.database, by=who)
-    else:
-        made = book.adopt(draft, title, severity, by=who)
-    with book.held(made) as held:
+    made = _opened(aurora, book, title, severity, draft, by=who, sink=sink)
+    with book.step(made, "start", by=who) as held:
         held.source = source or held.source
-        held.before = _before(aurora)
+        held.before = held.before or _before(aurora)
         first = talk.draft(
             book, held, "start", text=text, status="investigating", templates=templates_of(aurora),
             by=who,
         )  # fmt: skip
-        _audit(aurora, book, held, "incident start", sink)
-        _send(aurora, book, held, first, publish=publish, notify=notify, by=who, sink=sink)
+        if held.unfinished:
+            _audit(aurora, book, held, "incident start", sink)
+        held.unfinished = ""
+        try:
+            _send(aurora, book, held, first, publish=publish, notify=notify, by=who, sink=sink)
+        finally:  # after the messages: a storage that does not answer takes its time
+            hold_retention(aurora, book, held, by=who, sink=sink)
         return held
+
+
+def _opened(
+    aurora: Aurora,
+    book: Incidents,
+    title: str,
+    severity: str,
+    draft: str | None,
+    *,
+    by: str,
+    sink: EventSink,
+) -> Incident:
+    """The incident that is opened: a new one, a draft, or one of this title that is open."""
+    same = book.with_title(title)
+    if draft is not None:
+        found = book.find(draft)
+        if same is None or found.id != same.id:
+            return book.adopt(draft, title, severity, by=by)
+    elif same is None:
+        return book.open(title, severity, aurora.database, by=by)
+    assert same is not None
+    sink(Noted(f"incident {same.id} with this title is open already: it goes on"))
+    return same
 
 
 def communicate(
@@ -85,7 +113,8 @@ def communicate(
     """
     book, who = incident_records(aurora), by or whoami()
     found = book.find(incident) if incident or book.current() else book.newest()
-    with book.held(found) as held:
+    with book.step(found, "communicate", by=who) as held:
+        hold_retention(aurora, book, held, by=who, sink=sink)
         if text:
             draft = talk.draft(
                 book, held, "update", text=text, status=status, templates=templates_of(aurora),
@@ -115,29 +144,44 @@ def close_incident(
 ) -> tuple[Incident, list[Path]]:
     """Close an incident, resolve it on the status pages (if asked for), and write the report.
 
+    Retention goes on. A close that died, or could not reach a storage, goes on when it is run
+    again.
+
     Raises UsageError while writes are stopped; Incomplete where somebody could not be told: it
     is closed all the same.
     """
     book, who = incident_records(aurora), by or whoami()
-    with book.held(book.find(incident)) as held:
+    with book.step(_closing(book, incident), "close", by=who) as held:
         _answer(held, answers)
+        over = held.state == CLOSED and not held.unfinished  # but for a hold that stayed
         talk.close(book, held, by=who)
-        draft = talk.draft(
-            book,
-            held,
-            "close",
-            text=text,
-            status="resolved",
-            templates=templates_of(aurora),
-            by=who,
-        )
         try:
-            _send(aurora, book, held, draft, publish=publish, notify=notify, by=who, sink=sink)
+            if not over:
+                draft = talk.draft(
+                    book, held, "close", text=text, status="resolved",
+                    templates=templates_of(aurora), by=who,
+                )  # fmt: skip
+                _send(aurora, book, held, draft, publish=publish, notify=notify, by=who, sink=sink)
         finally:
-            _release(aurora, held, sink)
+            release_retention(aurora, book, held, by=who, sink=sink)
             paths = _report(aurora, book, held)
             _audit(aurora, book, held, "incident close", sink, paths)
+            held.unfinished = ""
         return held, paths
+
+
+def _closing(book: Incidents, text: str | None) -> Incident:
+    """The incident to close; first one whose close began and did not end. Raises UsageError."""
+    found = None if text else book.half_closed()
+    if found is None:
+        found = book.find(text)
+    if found.state == CLOSED and not found.unfinished and not found.holds:
+        raise UsageError(
+            f"incident {found.id} is closed already",
+            hint="Its report can be completed: aurora incident report --incident "
+            f"{found.id} --cause TEXT",
+        )
+    return found
 
 
 def incident_report(
@@ -198,7 +242,7 @@ def remind_of_stopped_writes(aurora: Aurora, *, sink: EventSink = discard) -> bo
         return False
     people = notifier(aurora)
     message = messages.filled(found, "reminder", directory=templates_of(aurora))
-    lost = people("incident-reminder", found.severity, message) if people else []
+    lost = people.tell_all("incident-reminder", found.severity, message) if people else []
     try:
         with book.held(found) as held:
             held.writes["reminded_at"] = clock.isoformat(now)
@@ -240,7 +284,7 @@ def publishers(aurora: Aurora, book: Incidents, sink: EventSink) -> list[Publish
     return found
 
 
-def notifier(aurora: Aurora) -> talk.Notify | None:
+def notifier(aurora: Aurora) -> Stakeholders | None:
     """What tells the stakeholders of the settings; None where there are none."""
     settings, base = aurora.settings, aurora.settings.base
     listed: list[tuple[str, NotifyTarget]] = [
@@ -253,21 +297,7 @@ def notifier(aurora: Aurora) -> talk.Notify | None:
                one.events)
         for name, one in listed
     ]  # fmt: skip
-    if not targets:
-        return None
-
-    def tell(event: str, severity: str, message: messages.Message) -> list[str]:
-        bad = Severity.WARNING if severity == "minor" else Severity.ERROR
-        failed = []
-        for target in targets:
-            try:
-                if target.takes(event, bad):
-                    deliver(target, Message(message.title, message.body), bad)
-            except AuroraError as error:
-                failed.append(error.message)
-        return failed
-
-    return tell
+    return Stakeholders(targets) if targets else None
 
 
 def templates_of(aurora: Aurora) -> Path:
@@ -276,33 +306,13 @@ def templates_of(aurora: Aurora) -> Path:
 
 def _answer(held: Incident, answers: Answers | None) -> None:
     for name, texts in (answers or {}).items():
-        held.answers.setdefault(name, []).extend(texts)
+        known = held.answers.setdefault(name, [])
+        known += [text for text in texts if text not in known]  # a run that died gave them too
 
 
 def _report(aurora: Aurora, book: Incidents, held: Incident) -> list[Path]:
     goals = aurora.settings.goals
     return report_operation.write_reports(book, held, rpo_goal=goals.rpo, rto_goal=goals.rto)
-
-
-def _release(aurora: Aurora, held: Incident, sink: EventSink) -> None:
-    """End the holds that an anomaly of this incident has placed; those of people stay."""
-    if held.first("anomaly") is None:
-        return
-    places: list[Place] = ["primary", *(["secondary"] if aurora.has_secondary else [])]  # type: ignore[list-item]
-    for place in places:
-        try:
-            repository = aurora.open_primary() if place == "primary" else aurora.open_secondary()
-            for one in read_holds(repository.storage, repository.signer, aurora.database):
-                if one.why == f"incident {held.id}":
-                    release_hold(repository.storage, repository.signer, one, "incident closed")
-        except AuroraError as error:
-            sink(
-                Warned(
-                    "hold-stays",
-                    f"retention is still on hold on the {place}: {error.message}",
-                    "End it: aurora backup release all",
-                )
-            )
 
 
 def _before(aurora: Aurora) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from aurora import clock
 from aurora.api.audit import record, recorded
 from aurora.api.common import backup_options, memory_of
+from aurora.api.incident_holds import hold_retention
 from aurora.engines.logical.slot import LogNames
 from aurora.engines.logical.targets import Target
 from aurora.errors import (
@@ -74,11 +75,13 @@ def stop_writes(
         found = book.open(
             "writes stopped", "major", aurora.database, by=who, incident_id=plan.undo.incident
         )
-    with book.held(found) as held:
+    with book.step(found, "stop-writes", by=who) as held:
+        held.unfinished = ""
         report = writes.record_stop(
             book, held, plan, by=who, sign=sign, sink=sink,
             keep_copy=lambda path: _keep_copy(aurora, held, path, sink),
         )  # fmt: skip
+        hold_retention(aurora, book, held, by=who, sink=sink)
         return held, report
 
 
@@ -155,8 +158,9 @@ def resume_writes(
     if found is None:
         return None, resume.run_resume(plan, sink=sink)
     book = incident_records(aurora)
-    with book.held(found) as held:
-        return held, writes.record_resume(book, held, plan, by=by or whoami(), sink=sink)
+    who = by or whoami()
+    with book.step(found, "resume-writes", by=who) as held:
+        return held, writes.record_resume(book, held, plan, by=who, sink=sink)
 
 
 def assess(
@@ -176,21 +180,23 @@ def assess(
     Args:
         refresh: bring the log up to now first, where the source has one.
     """
-    if refresh:
-        refresh_log(aurora, sink)
-    repository = aurora.open_for_reading(storage, sink=sink)
-    question = Question(since, until, table, limits(aurora))
-    found = assess_operation.assess(repository, aurora.database, question, sink=sink)
-    if (entry := _entered(aurora, incident)) is not None:
-        book, chosen = entry
-        with book.held(chosen) as held:
-            held.assessment = found.document()
-            worst = found.suspicions[0] if found.suspicions else None
-            told = f"{worst.severity}: {worst.reasons[0]} (xid {worst.xid})" if worst else (
-                "nothing suspicious found"
-            )  # fmt: skip
-            held.note("assess", told, by=by or whoami(), transactions=found.transactions)
-            book.save(held)
+    book, chosen = entered(aurora, incident)
+    who = by or whoami()
+    with book.doing(chosen, "assess", by=who) as doing:
+        if refresh:
+            refresh_log(aurora, sink)
+        repository = aurora.open_for_reading(storage, sink=sink)
+        question = Question(since, until, table, limits(aurora))
+        found = assess_operation.assess(repository, aurora.database, question, sink=sink)
+        with doing.record() as held:
+            if held is not None:
+                held.assessment = found.document()
+                worst = found.suspicions[0] if found.suspicions else None
+                told = f"{worst.severity}: {worst.reasons[0]} (xid {worst.xid})" if worst else (
+                    "nothing suspicious found"
+                )  # fmt: skip
+                held.note("assess", told, by=who, transactions=found.transactions)
+                hold_retention(aurora, book, held, by=who, sink=sink)
     return found
 
 
@@ -228,9 +234,8 @@ def recovery_point(
     Args:
         bad: xids of the transactions that did the damage; the most suspicious by default.
     """
-    entry = _entered(aurora, incident)
-    repository = aurora.open_for_reading(storage, sink=sink)
-    suspicion = _worst(entry[1] if entry else None, target)
+    book, chosen = entered(aurora, incident)
+    suspicion = _worst(chosen, target)
     if target is None:
         if suspicion is None:
             raise UsageError(
@@ -238,19 +243,21 @@ def recovery_point(
                 hint="Run `aurora incident assess`, or name the point: --before-xid, --lsn, --at.",
             )
         target = Target(before_xid=int(suspicion["xid"]))
-    if not bad and suspicion is not None:
-        bad = assess_operation.xids_of(repository, aurora.database, suspicion, sink=sink)
-    elif not bad and target.before_xid is not None:
-        bad = [target.before_xid]
-    found = propose(
-        repository, aurora.database, target, bad=bad, dsn=aurora.source_dsn(), sink=sink
-    )
-    if entry is not None:
-        book, chosen = entry
-        with book.held(chosen) as held:
-            held.point = found.document()
-            held.note("recovery-point", f"{found.target}: {found.why}", by=by or whoami())
-            book.save(held)
+    who = by or whoami()
+    with book.doing(chosen, "recovery-point", by=who) as doing:
+        repository = aurora.open_for_reading(storage, sink=sink)
+        if not bad and suspicion is not None:
+            bad = assess_operation.xids_of(repository, aurora.database, suspicion, sink=sink)
+        elif not bad and target.before_xid is not None:
+            bad = [target.before_xid]
+        found = propose(
+            repository, aurora.database, target, bad=bad, dsn=aurora.source_dsn(), sink=sink
+        )
+        with doing.record() as held:
+            if held is not None:
+                held.point = found.document()
+                held.note("recovery-point", f"{found.target}: {found.why}", by=who)
+                hold_retention(aurora, book, held, by=who, sink=sink)
     return found
 
 
@@ -299,11 +306,10 @@ def refresh_log(aurora: Aurora, sink: EventSink) -> bool:
     return True
 
 
-def _entered(aurora: Aurora, incident: str | None) -> tuple[Incidents, Incident] | None:
-    """The incident to write into: the named or the newest open one, or none."""
+def entered(aurora: Aurora, incident: str | None) -> tuple[Incidents, Incident | None]:
+    """The records, and the incident to write into: the named or the newest open one, or none."""
     book = incident_records(aurora)
-    found = book.find(incident) if incident else book.current()
-    return (book, found) if found is not None else None
+    return book, book.find(incident) if incident else book.current()
 
 
 def signer(aurora: Aurora, sink: EventSink) -> Sign | None:

@@ -236,7 +236,20 @@ def status(context: typer.Context, which: Which = None, json: Json = False) -> N
         shown.print(
             *plan(
                 f"{found.title} ({found.severity}, {found.state})",
-                [("incident", found.id), ("opened", f"{found.opened_at} by {found.opened_by}")],
+                [
+                    ("incident", found.id),
+                    ("opened", f"{found.opened_at} by {found.opened_by}"),
+                    (
+                        "retention",
+                        f"on hold on the {' and the '.join(sorted(found.holds))}"
+                        if found.holds
+                        else "not on hold",
+                    ),
+                    *(
+                        ("going on", f"{one.step}, since {one.begun_at[:19]}, by {one.by}")
+                        for one in found.running
+                    ),
+                ],
             )
         )
         shown.print(table(["at (UTC)", "step", "what", "by"], _timeline(found)))

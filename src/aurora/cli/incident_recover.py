@@ -12,6 +12,7 @@ from aurora.cli.prompts import confirm, confirm_by_typing
 from aurora.cli.render import Surface, plan, surface, table
 from aurora.errors import UsageError
 from aurora.operations.incident.rows import RowsPlan, RowsReport
+from aurora.operations.reports import RestoreReport
 from aurora.operations.restore_table import TableOptions
 from aurora.units import format_count, format_duration, plural
 from aurora.wiring import Aurora
@@ -105,7 +106,8 @@ def _rows(
 ) -> None:
     def agreed(chosen: RowsPlan) -> None:
         _show_rows(shown, chosen)
-        confirm("Put these rows back?", action="put rows back", yes=yes)
+        if chosen.changes:
+            confirm("Put these rows back?", action="put rows back", yes=yes)
 
     made, report = api.recover_rows(
         aurora, tables=tables, bad=bad, by=by, confirm=None if dry_run else agreed, **common
@@ -176,6 +178,9 @@ def _table(
     report = api.recover_table(
         aurora, tables[0], options, into=into, by=by, confirm=agreed, **common
     )
+    if report.outcome == api.FINISHED_BEFORE:
+        _finished_before(shown, "table", report)
+        return
     shown.summary(
         {"operation": "incident recover", "how": "table", **report.document()},
         [f"{report.table} recovered to {report.recovered_to}"
@@ -207,10 +212,24 @@ def _whole(
     report = api.recover_whole(
         aurora, into=into, in_place=in_place, by=by, confirm=agreed, **common
     )
+    if report.outcome == api.FINISHED_BEFORE:
+        _finished_before(shown, "whole", report)
+        return
     shown.summary(
         {"operation": "incident recover", "how": "whole", **report.document()},
         [f"recovered to {report.recovered_to}: {format_count(report.rows)} rows in "
          f"{format_duration(report.seconds)}, {report.outcome}; report {report.path}"],
+    )  # fmt: skip
+
+
+def _finished_before(shown: Surface, how: str, report: RestoreReport) -> None:
+    """The run before this one died, but not before it was through."""
+    what = report.restored_as or report.table or "the database"
+    old = f"; the replaced one is {report.old_database}" if report.old_database else ""
+    shown.summary(
+        {"operation": "incident recover", "how": how, **report.document()},
+        [f"{what} was recovered to {report.recovered_to} by the run before this one, which died "
+         f"afterwards: nothing is left to do{old}. Compare it: aurora backup validate"],
     )  # fmt: skip
 
 

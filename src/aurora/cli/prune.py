@@ -134,7 +134,11 @@ def _locked(report: PruneReport) -> list[str]:
 
 
 def _frozen(reasons: Any) -> str:
-    return f"held: {', '.join(reasons)}; `aurora backup release all` ends that"
+    told = list(reasons)
+    ends = "aurora incident close" if all("incident i" in why for why in told) else (
+        "aurora backup release all"
+    )  # fmt: skip
+    return f"held: {', '.join(told)}; `{ends}` ends that"
 
 
 def hold(

@@ -7,9 +7,9 @@ import typer
 
 from aurora.cli import context as run_context
 from aurora.cli.render import Surface, surface
-from aurora.cli.status import PATIENCE
 from aurora.errors import RepositoryLocked
 from aurora.events import Noted
+from aurora.wiring import HASTY
 
 
 def run(
@@ -26,7 +26,7 @@ def run(
 
     with surface(json) as shown:
         path = run_context.config_path(context)
-        aurora = LongLived.load(path, sink=shown.sink, patience=PATIENCE)
+        aurora = LongLived.load(path, sink=shown.sink, patience=HASTY)
         check_secrets(aurora)
         lock = FileLock(aurora.settings.base / "aurora.state" / "run.lock")
         if not lock.acquire():

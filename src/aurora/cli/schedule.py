@@ -12,13 +12,13 @@ from aurora import clock
 from aurora.cli import context as run_context
 from aurora.cli.render import surface, table
 from aurora.cli.run import has_command
-from aurora.cli.status import PATIENCE
 from aurora.config.secrets import SecretRef
 from aurora.config.settings import Settings
 from aurora.errors import AuroraError, Incomplete, UsageError
 from aurora.operations.configuration import write_new
 from aurora.operations.status import shown_moment
 from aurora.units import format_duration
+from aurora.wiring import HASTY
 
 schedule = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
@@ -77,7 +77,7 @@ def run_job(
 
     with surface(json) as shown:
         path = run_context.config_path(context)
-        aurora = LongLived.load(path, sink=shown.sink, patience=PATIENCE)
+        aurora = LongLived.load(path, sink=shown.sink, patience=HASTY)
         check_secrets(aurora)
         daemon = set_up(aurora, path, has_command, shown.sink)
         done = run_once(daemon, job, force=force)

@@ -17,11 +17,9 @@ from aurora.operations.source import held_note
 from aurora.operations.status import StatusReport, TypeStatus, shown_moment
 from aurora.operations.status_judge import ago, rpo_words
 from aurora.operations.status_storage import GROWTH_DAYS, StorageLook
-from aurora.storage.open import Patience
 from aurora.units import format_count, format_duration, format_size, plural
+from aurora.wiring import HASTY
 
-PATIENCE = Patience(budget=8.0, longest=3.0)
-"""For a look: whoever asks wants an answer, and "does not answer" is one."""
 _STYLES = {Level.OK: "bold green", Level.WARNING: "bold yellow", Level.ERROR: "bold red"}
 
 
@@ -34,7 +32,7 @@ def status(
     Exit code 0: all is well. 3: recoverable, with warnings. 1: not recoverable, or an error.
     """
     with surface(json) as shown:
-        aurora = run.load(context, patience=PATIENCE)
+        aurora = run.load(context, patience=HASTY)
         report = api.status(aurora)
         show(shown, report)
         shown.summary({"operation": "backup status", **report.document()}, [])

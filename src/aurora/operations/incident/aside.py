@@ -1,6 +1,6 @@
 """Rows that going back would lose, saved aside: what good transactions wrote since the point."""
 
-import tempfile
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +38,15 @@ def save_aside(
     dsn: str,
     directory: Path,
     *,
+    scratch: Path,
     bad: Collection[int],
     form: str = "csv",
     sink: EventSink,
 ) -> list[Saved]:
     """Write the live rows that good transactions inserted or updated since *point*.
 
-    As they are now, a file a table: CSV with a head, or INSERT statements. A row that was
-    deleted since is not among them. Changes nothing.
+    As they are now, a file a table: CSV with a head, or INSERT statements; a file that is there
+    is whole. A row that was deleted since is not among them. Changes nothing.
 
     Raises SourceError, OSError, UsageError.
     """
@@ -55,10 +56,7 @@ def save_aside(
     sink(PhaseBegun(phase))
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     saved: list[Saved] = []
-    with (
-        tempfile.TemporaryDirectory(prefix="aurora-keys-") as name,
-        LogKeys(Path(name), bad) as keys,
-    ):
+    with LogKeys(scratch, bad) as keys:
         keys.collect(repository, database, point, sink=sink)
         with open_control(dsn) as conn, translated("source", doing=phase):
             live = {table.oid: table for table in fence.read_tables(conn)[0]}
@@ -97,7 +95,8 @@ def _save(
         copy_file(conn, f"aurora_keys ({names})", lines)
         rows = f"SELECT * FROM {relation} t WHERE EXISTS (SELECT FROM aurora_keys k WHERE {on})"
         counted = conn.execute(f"SELECT count(*) FROM ({rows}) q".encode()).fetchone()
-        with path.open("wb") as file:
+        unfinished = path.with_name(f".{path.name}.new")  # half a file must not look whole
+        with unfinished.open("wb") as file:
             if form == "csv":
                 query = f"COPY ({rows}) TO STDOUT (FORMAT csv, HEADER)"
                 with conn.cursor().copy(query.encode()) as copy:
@@ -113,4 +112,7 @@ def _save(
                     )
                 ]
                 file.writelines(statements_of(conn, relation, columns, f"({rows}) c"))
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
     return int(str(counted[0])) if counted else 0

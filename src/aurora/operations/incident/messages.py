@@ -18,6 +18,7 @@ _SHIPPED = {
 We are looking into a problem with $database.
 Severity: $severity. Since: $opened_at.
 $writes
+$text
 """,
     "update": """$title: $status
 $text

@@ -36,7 +36,7 @@ def measured(incident: Incident, *, rpo_goal: float, rto_goal: float | None) -> 
     """RPO and RTO as they were, and the phases. Seconds; None where it is not known."""
     damaged = _damage_at(incident)
     opened = clock.parse(incident.opened_at)
-    back = _at(incident, "recover")
+    back = _recovered_at(incident)
     writes = incident.writes
     stopped = _time(writes.get("stopped_at") or writes.get("begun_at"))
     resumed = _time(writes.get("resumed_at"))
@@ -86,11 +86,11 @@ def summary(incident: Incident) -> str:
     if not done:
         back = "Nothing was recovered."
     elif done[-1]["how"] == "rows":
-        last = done[-1]
+        rows = [one for one in done if one["how"] == "rows"]
+        inserted, updated = (sum(one[name] for one in rows) for name in ("inserted", "updated"))
         back = (
-            f"{plural(last['inserted'], 'row')} deleted and {format_count(last['updated'])} "
-            f"overwritten were put back; {plural(last['conflicts'], 'row')} that had changed since "
-            "were left alone."
+            f"{plural(inserted, 'row')} deleted and {format_count(updated)} overwritten were put "
+            f"back; {plural(rows[-1]['conflicts'], 'row')} that had changed since were left alone."
         )
     else:
         last = done[-1]
@@ -322,6 +322,12 @@ def _seconds_lost(incident: Incident) -> float | None:
     if first is None or last is None:
         return 0.0
     return max((last - clock.parse(first["commit_at"])).total_seconds(), 0.0)
+
+
+def _recovered_at(incident: Incident) -> datetime | None:
+    """When the last recovery ended; a rehearsal is none."""
+    ends = [str(one["at"]) for one in incident.recoveries if one["how"] != "rehearsal"]
+    return clock.parse(ends[-1]) if ends else None
 
 
 def _at(incident: Incident, step: str, *, last: bool = True) -> datetime | None:

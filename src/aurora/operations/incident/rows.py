@@ -69,6 +69,15 @@ class RowsPlan:
     conflicts: Path
     marker: str
 
+    @property
+    def changes(self) -> int:
+        return sum(one.changes for one in self.tables)
+
+    @property
+    def keyless(self) -> list[str]:
+        """Tables whose rows cannot be told from one another: put back once, and never again."""
+        return [one.table for one in self.tables if not one.keys and one.changes]
+
     def total(self, action: str) -> int:
         return sum(one.counts.get(action, 0) for one in self.tables)
 
@@ -117,6 +126,7 @@ def plan_rows(
     *,
     marker: str,
     copy_table: CopyTable,
+    done: Collection[str] = (),
     sink: EventSink,
 ) -> RowsPlan:
     """Lay everything beside and compare. The live tables are only read.
@@ -126,6 +136,7 @@ def plan_rows(
         keys: what the bad transactions touched, and good ones later.
         directory: for the SQL and the list of conflicts.
         copy_table: puts a table as of the point into one of the schema here.
+        done: tables without a key whose rows were put back before.
 
     Raises TargetError; UsageError where there is nothing to put back.
     """
@@ -150,6 +161,9 @@ def plan_rows(
                 f"the table {found.shape.name} is not what it was: it was dropped or made anew",
                 hint="Nothing was changed. `aurora backup restore-table` brings it back.",
             )
+        if not found.key_columns and shown(table.schema, table.name) in done:
+            plans.append(_left_alone(table))
+            continue
         plans.append(_lay_beside(dsn, table, found, keys, marker, copy_table))
     if not plans:
         raise UsageError(
@@ -165,8 +179,17 @@ def plan_rows(
     return made
 
 
-def run_rows(plan: RowsPlan, *, sink: EventSink) -> RowsReport:
+def run_rows(
+    plan: RowsPlan,
+    *,
+    before_commit: Callable[[str, RowsReport], None] | None = None,
+    sink: EventSink,
+) -> RowsReport:
     """Put the rows back, in one transaction; then remove what was laid beside.
+
+    Args:
+        before_commit: gets the transaction's number (64 bits) when all is done but the commit;
+            what it raises rolls back.
 
     Raises:
         TargetRefused, CheckFailed, TargetError: nothing was changed.
@@ -178,6 +201,9 @@ def run_rows(plan: RowsPlan, *, sink: EventSink) -> RowsReport:
         try:
             with conn.transaction():
                 _put_back(conn, plan, report)
+                if before_commit is not None:
+                    row = conn.execute(b"SELECT pg_catalog.pg_current_xact_id()::text").fetchone()
+                    before_commit(str(row[0]) if row else "", report)
         except psycopg.errors.ForeignKeyViolation as error:
             raise TargetRefused(
                 f"rows that would come back refer to rows that are gone: "
@@ -232,6 +258,14 @@ def _lay_beside(
         conn.execute(f"ANALYZE {made.plan}".encode())
         rows = conn.execute(f"SELECT action, count(*) FROM {made.plan} GROUP BY 1".encode())
         made.counts = {str(action): int(str(count)) for action, count in rows.fetchall()}
+    return made
+
+
+def _left_alone(table: Table) -> TablePlan:
+    """A table without a key that was put back before: doing it again would double its rows."""
+    name = shown(table.schema, table.name)
+    made = TablePlan(table.oid, name, quoted(table.schema, table.name), (), table.copy_columns)
+    made.notes.append("its rows were put back before; without a key it is not done again")
     return made
 
 

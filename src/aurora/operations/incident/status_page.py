@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import httpx
 
 STATUSPAGE = "https://api.statuspage.io/v1"
+TRYING = "trying"
+"""In what is known of a place: whether a run that died may have told it already."""
+
 _SHOWN = 20  # incidents on the static page
 _TIMEOUT = 15.0
 _OPEN = {"critical": "major_outage", "major": "partial_outage", "minor": "degraded_performance"}
@@ -27,6 +30,11 @@ class NotPublished(AuroraError):
 
     code = "not-published"
     retryable = True
+
+    @property
+    def unsure(self) -> bool:
+        """Whether it may have been published all the same: the answer alone was lost."""
+        return bool(self.context.get("unsure"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +177,15 @@ class Statuspage:
             body["components"] = dict.fromkeys(self._components, state)
         with self._client() as client:
             theirs = known.get("id") or self._find(client, update.incident)
-            if theirs is None:
+            if theirs is not None and known.get(TRYING) and self._has(client, theirs, update):
+                answer = None
+            elif theirs is None:
                 answer = self._ask(client, "POST", "incidents", {"incident": body})
             else:
                 answer = self._ask(client, "PATCH", f"incidents/{theirs}", {"incident": body})
         found = answer if isinstance(answer, dict) else {}
-        return {"id": str(found.get("id", theirs or "")), "url": str(found.get("shortlink", ""))}
+        url = {"url": str(found["shortlink"])} if "shortlink" in found else {}
+        return {"id": str(found.get("id", theirs or "")), **url}
 
     def _find(self, client: "httpx.Client", incident: str) -> str | None:
         """The incident that a run before this one opened and could not write down."""
@@ -183,6 +194,12 @@ class Statuspage:
             if mark.get("incident") == incident:
                 return str(one["id"])
         return None
+
+    def _has(self, client: "httpx.Client", theirs: str, update: Update) -> bool:
+        """Whether a run before this has told *update* and could not write it down."""
+        found = self._ask(client, "GET", f"incidents/{theirs}", None) or {}
+        mark = (found.get("metadata") or {}).get("aurora") or {}
+        return mark == {"incident": update.incident, "update": update.number}
 
     def _client(self) -> "httpx.Client":
         import httpx  # noqa: PLC0415 - slow to import
@@ -205,11 +222,12 @@ class Webhook:
     def __init__(self, url: Callable[[], str]) -> None:
         self._url = url
 
-    def publish(self, update: Update, known: dict[str, Any], *, notify: bool) -> dict[str, Any]:  # noqa: ARG002 - nothing to remember
+    def publish(self, update: Update, known: dict[str, Any], *, notify: bool) -> dict[str, Any]:
         import httpx  # noqa: PLC0415 - slow to import
 
         with httpx.Client(timeout=_TIMEOUT) as client:
-            body = {"event": "incident", "notify": notify, **asdict(update)}
+            again = bool(known.get(TRYING))
+            body = {"event": "incident", "notify": notify, "again": again, **asdict(update)}
             _answer(client, "POST", self._url(), body, "the webhook")
         return {}
 
@@ -224,6 +242,7 @@ def _answer(client: "httpx.Client", method: str, path: str, body: object, who: s
         raise NotPublished(
             f"{who} does not answer: {type(error).__name__}",
             hint="The draft is in the record; run the command again.",
+            context={"unsure": not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)},
         ) from None
     if answer.status_code >= 400:
         raise NotPublished(

@@ -86,8 +86,12 @@ def _resumed(
     incidents: Incidents, incident: Incident, report: resume.ResumeReport, by: str
 ) -> None:
     incident.writes |= {"state": RESUMED, **report.document()}
-    told = "as they were, byte for byte" if report.exact else "; ".join(report.differences)
-    incident.note("resume-writes", f"writes go on; grants and settings are {told}", by=by)
+    told = "grants and settings are as they were, byte for byte"
+    if report.replaced:
+        told = "the database was replaced, and has no fence"
+    if not report.exact:
+        told = "; ".join([*report.differences, *report.refused])
+    incident.note("resume-writes", f"writes go on: {told}", by=by)
     incidents.save(incident)
 
 
@@ -145,7 +149,10 @@ def findings(incidents: Incidents) -> list[Finding]:
                 )
             )
         elif one.state == OPEN:
-            found.append(warning("incident-open", f"{told} is open", "aurora incident status"))
+            held = f"; {_held(one)}" if one.holds else ""
+            found.append(
+                warning("incident-open", f"{told} is open{held}", "aurora incident status")
+            )
         elif one.state == DRAFT:
             found.append(
                 warning(
@@ -155,7 +162,20 @@ def findings(incidents: Incidents) -> list[Finding]:
                     f"{one.id}, or aurora incident close --incident {one.id}",
                 )
             )
+        elif one.unfinished or one.holds:
+            still = _held(one) if one.holds else "its close did not finish"
+            found.append(
+                warning(
+                    f"incident-half-closed-{one.id}",
+                    f"{told} is closed, but {still}",
+                    f"aurora incident close --incident {one.id}",
+                )
+            )
     return found
+
+
+def _held(incident: Incident) -> str:
+    return f"retention is on hold on the {' and the '.join(sorted(incident.holds))}"
 
 
 def reminder_due(incident: Incident, *, every: float, now: datetime) -> bool:
