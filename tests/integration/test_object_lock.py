@@ -13,7 +13,12 @@ from aurora import clock
 from aurora.errors import StorageDenied, StorageUnfit, UsageError
 from aurora.events import Event, Warned
 from aurora.operations.lock_checks import check_locked_until, check_object_lock
-from aurora.operations.locks import LockReport, delete_old_versions, extend_locks
+from aurora.operations.locks import (
+    LockReport,
+    delete_old_versions,
+    extend_locks,
+    extend_or_warn,
+)
 from aurora.operations.rewind import plan_rewind, run_rewind
 from aurora.repository.collector import collect
 from aurora.repository.door import BackupEntry, Repository
@@ -27,7 +32,7 @@ from aurora.storage.memory import MemoryStorage
 from aurora.storage.object_lock import LockRule, Mode, ObjectLock
 from aurora.storage.open import open_storage
 from aurora.storage.probe import Finding, Level, probe
-from aurora.storage.s3_requests import Version
+from aurora.storage.s3_requests import Retention, Version
 from tests.fixtures.faults import run_sql
 from tests.fixtures.postgres import NewDatabase
 from tests.fixtures.stores import S3Server
@@ -271,6 +276,49 @@ def test_an_object_that_is_gone_is_told_and_its_backup_not_counted(
     assert (done.backups, done.lacking) == (1, [f"db/{bad.id}"])
     assert "locks-lacking" in later.warnings
     assert f"db/{good.id}" in read_lock_table(repository.ground())
+
+
+def test_an_extension_that_is_cut_off_is_done_again(
+    place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is remembered before all of it is done; the failure is told and hinders nothing."""
+    here = place()
+    repository = create(here.storage)
+    made = backup(repository, payloads(1, count=12), day=1)
+    here.extend(repository)
+    table = read_lock_table(repository.ground())
+    later = place(prefix=here.prefix, ahead=timedelta(days=16))
+    real, calls = later.lock.requests.retain, itertools.count()
+
+    def broken(name: str, retention: Retention, version: str = "") -> None:
+        if next(calls) >= 5:
+            raise StorageUnfit("cut off")
+        real(name, retention, version)
+
+    monkeypatch.setattr(later.lock.requests, "retain", broken)
+    again = reopen(later.storage)
+    ground, catalog = again.ground(), again.catalog_alone()
+    done = extend_or_warn("primary", later.lock, ground, catalog, sink=later.events.append)
+    assert done is None
+    assert later.warnings == ["locks-not-extended"]
+    assert read_lock_table(ground) == table
+    monkeypatch.undo()
+    assert later.extend(again).backups == 1
+    for one in repository.refs(made).all_objects():
+        assert later.until(one.name) > clock.now() + timedelta(days=45)
+
+
+def test_a_changed_mode_keeps_what_was_compliance(place: Callable[..., Place]) -> None:
+    """It never becomes governance again, and is extended as what it is; the other way it turns."""
+    strict = place(mode="compliance", period=timedelta(seconds=30))
+    strict.storage.put("chunks/a", b"1")
+    (version,) = strict.lock.requests.versions("chunks/")
+    loose = place(prefix=strict.prefix, period=timedelta(seconds=40))
+    until = loose.lock.until()
+    loose.lock.extend("chunks/a", version.id, until)
+    assert loose.lock.requests.retention("chunks/a") == Retention("COMPLIANCE", until)
+    loose.lock.extend("chunks/a", version.id, until - timedelta(seconds=20))
+    assert loose.until("chunks/a") == until
 
 
 def test_the_secondary_is_locked_under_its_own_names(place: Callable[..., Place]) -> None:

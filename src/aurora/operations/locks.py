@@ -17,9 +17,10 @@ from aurora.errors import AuroraError, IntegrityError, ObjectMissing
 from aurora.events import Advanced, EventSink, PhaseBegun, PhaseEnded, Warned
 from aurora.repository.catalog import Catalog
 from aurora.repository.ground import Ground
-from aurora.repository.layout import CONFIG, ObjectType, refs_name
+from aurora.repository.layout import CONFIG, UNLOCKED, ObjectType, refs_name
 from aurora.repository.lock_table import COMMON, read_lock_table, write_lock_table
 from aurora.repository.refs import Refs
+from aurora.repository.removals import FLOOR
 from aurora.storage.object_lock import ObjectLock
 from aurora.storage.s3_requests import CONNECTIONS, Version
 from aurora.units import plural
@@ -242,8 +243,8 @@ class _Extension:
             self._sink(
                 Warned(
                     "locks-lacking",
-                    f"objects of {', '.join(self.report.lacking[:5])} are not on the storage, so "
-                    "its locks were not all extended",
+                    f"objects of {', '.join(self.report.lacking[:5])} are damaged or not on the "
+                    "storage, so not all locks were extended",
                     "Run `aurora backup verify` and `aurora backup heal` for it.",
                 )
             )
@@ -298,7 +299,8 @@ class _Cleaning:
             top = next((one for one in versions if one.is_latest), None)
             if top is None or not top.is_marker or name.startswith(_COMMON):
                 continue
-            ends = top.modified_at + self._lock.rule.period
+            period = self._lock.rule.period
+            ends = top.modified_at + (min(FLOOR, period) if name.startswith(UNLOCKED) else period)
             if ends > self._now:
                 self._keep(versions, ends)
             elif name not in self._all_needed():
