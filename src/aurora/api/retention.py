@@ -163,7 +163,7 @@ def _place(aurora: Aurora, storage: str) -> Place:
         if place == storage:
             return place
     raise UsageError(
-        f"there is no {storage[:20]} storage to prune",
+        f"there is no {storage[:20]} storage",
         hint=f"Use --storage {' or '.join(prune_places(aurora))}.",
     )
 
