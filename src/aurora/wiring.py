@@ -263,6 +263,21 @@ class Aurora:
             return None
         return S3Requests(address, self._credentials(place, settings)).state()
 
+    def versions_of(self, place: Place) -> S3Requests:
+        """The versions of an S3 storage, by the collector's credentials where there are such.
+
+        Raises UsageError: it is no such storage, or no key is given.
+        """
+        settings = self._storage_settings(place)
+        address = parse_address(settings.url, self.settings.base)
+        if address.kind != "s3":
+            raise UsageError(
+                f"the {place} {address.url} is no S3 storage: its versions cannot be asked for",
+                hint="Bring back older versions with the provider's own tools.",
+            )
+        credentials = self._collector_credentials(place, settings)
+        return S3Requests(address, credentials or self._credentials(place, settings))
+
     def longest_retention(self, place: Place) -> timedelta:
         """How long retention keeps a backup of that storage at most."""
         retention = self.settings.retention

@@ -13,17 +13,26 @@ from aurora import clock
 from aurora.errors import StorageDenied, StorageUnfit, UsageError
 from aurora.events import Event, Warned
 from aurora.operations.lock_checks import check_locked_until, check_object_lock
-from aurora.operations.locks import LockReport, delete_old_versions, extend_locks
+from aurora.operations.locks import (
+    LockReport,
+    delete_old_versions,
+    extend_locks,
+    extend_or_warn,
+)
+from aurora.operations.rewind import plan_rewind, run_rewind
 from aurora.repository.collector import collect
 from aurora.repository.door import BackupEntry, Repository
 from aurora.repository.layout import UNLOCKED
 from aurora.repository.lock_table import COMMON, read_lock_table
 from aurora.repository.mirror import replicate
+from aurora.repository.verify import Level as VerifyLevel
+from aurora.repository.verify import verify
 from aurora.storage.base import ObjectExists, Storage
 from aurora.storage.memory import MemoryStorage
 from aurora.storage.object_lock import LockRule, Mode, ObjectLock
 from aurora.storage.open import open_storage
 from aurora.storage.probe import Finding, Level, probe
+from aurora.storage.s3_requests import Retention, Version
 from tests.fixtures.faults import run_sql
 from tests.fixtures.postgres import NewDatabase
 from tests.fixtures.stores import S3Server
@@ -203,8 +212,13 @@ def test_locks_are_extended_before_they_run_out(place: Callable[..., Place]) -> 
     for name in only_old:
         assert later.until(name) < clock.now() + timedelta(days=31)
     table = read_lock_table(reopen(later.storage).ground())
-    assert set(table) == {COMMON, f"db/{new.id}"}
+    assert set(table) == {COMMON, f"db/{new.id}", f"db/{old.id}"}
+    assert table[f"db/{new.id}"] > clock.now() + timedelta(days=45) > table[f"db/{old.id}"]
     assert later.extend(reopen(later.storage), leaving=[("db", old.id)]).extended == 0
+    # A run that knows of no removal asks for the old one once, and not each time.
+    assert later.extend(reopen(later.storage)).extended == len(only_old) + 2
+    assert later.extend(reopen(later.storage), leaving=[("db", old.id)]).extended == 0
+    assert later.extend(reopen(later.storage)).extended == 0
 
 
 def test_a_new_backup_asks_for_nothing_that_an_older_one_has(place: Callable[..., Place]) -> None:
@@ -262,6 +276,49 @@ def test_an_object_that_is_gone_is_told_and_its_backup_not_counted(
     assert (done.backups, done.lacking) == (1, [f"db/{bad.id}"])
     assert "locks-lacking" in later.warnings
     assert f"db/{good.id}" in read_lock_table(repository.ground())
+
+
+def test_an_extension_that_is_cut_off_is_done_again(
+    place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is remembered before all of it is done; the failure is told and hinders nothing."""
+    here = place()
+    repository = create(here.storage)
+    made = backup(repository, payloads(1, count=12), day=1)
+    here.extend(repository)
+    table = read_lock_table(repository.ground())
+    later = place(prefix=here.prefix, ahead=timedelta(days=16))
+    real, calls = later.lock.requests.retain, itertools.count()
+
+    def broken(name: str, retention: Retention, version: str = "") -> None:
+        if next(calls) >= 5:
+            raise StorageUnfit("cut off")
+        real(name, retention, version)
+
+    monkeypatch.setattr(later.lock.requests, "retain", broken)
+    again = reopen(later.storage)
+    ground, catalog = again.ground(), again.catalog_alone()
+    done = extend_or_warn("primary", later.lock, ground, catalog, sink=later.events.append)
+    assert done is None
+    assert later.warnings == ["locks-not-extended"]
+    assert read_lock_table(ground) == table
+    monkeypatch.undo()
+    assert later.extend(again).backups == 1
+    for one in repository.refs(made).all_objects():
+        assert later.until(one.name) > clock.now() + timedelta(days=45)
+
+
+def test_a_changed_mode_keeps_what_was_compliance(place: Callable[..., Place]) -> None:
+    """It never becomes governance again, and is extended as what it is; the other way it turns."""
+    strict = place(mode="compliance", period=timedelta(seconds=30))
+    strict.storage.put("chunks/a", b"1")
+    (version,) = strict.lock.requests.versions("chunks/")
+    loose = place(prefix=strict.prefix, period=timedelta(seconds=40))
+    until = loose.lock.until()
+    loose.lock.extend("chunks/a", version.id, until)
+    assert loose.lock.requests.retention("chunks/a") == Retention("COMPLIANCE", until)
+    loose.lock.extend("chunks/a", version.id, until - timedelta(seconds=20))
+    assert loose.until("chunks/a") == until
 
 
 def test_the_secondary_is_locked_under_its_own_names(place: Callable[..., Place]) -> None:
@@ -333,6 +390,64 @@ def test_what_is_over_for_a_period_goes_for_good(place: Callable[..., Place]) ->
     below = [one for one in here.lock.requests.versions(needed) if not one.is_marker]
     assert len(below) == 1
     assert below[0].size > 0
+
+
+def _between(here: Place) -> datetime:
+    """A moment after all that was put by now, before all that is put from now on.
+
+    S3 tells whole seconds.
+    """
+    here.storage.put("probe/clock", b"1")
+    then = here.storage.head("probe/clock").modified_at
+    deadline = time.monotonic() + 60
+    while here.storage.head("probe/clock").modified_at < then + timedelta(seconds=2):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+        here.storage.put("probe/clock", b"1")
+    return then + timedelta(seconds=1)
+
+
+def test_an_emptied_storage_is_what_it_was(place: Callable[..., Place]) -> None:
+    """Everything deleted, one object overwritten, junk put: the backups restore again."""
+    here = place()
+    repository = create(here.storage)
+    made = backup(repository, payloads(1), day=1)
+    before = sorted(info.name for info in here.storage.list(""))
+    moment = _between(here)
+    victim = repository.refs(made).objects[0].name
+    here.storage.put(victim, b"rubbish")
+    here.storage.delete([info.name for info in here.storage.list("") if info.name != victim])
+    here.storage.put("backups/db/20261103T000000Z-full-bcdfg", b"junk")
+    plan = plan_rewind(here.lock.requests, moment)
+    assert [one.name for one in plan.replaced] == [victim]
+    hidden = sorted(good.name for good, _ in plan.hidden)
+    assert hidden == [name for name in before if not name.startswith(UNLOCKED) and name != victim]
+    # These credentials may not delete versions of what is locked; markers they may.
+    run_rewind(plan, here.lock.requests, here.lock)
+    assert restore(reopen(here.storage), made) == payloads(1)
+    assert verify(reopen(here.storage), made, VerifyLevel.FULL).ok
+    assert here.until(victim) > clock.now() + timedelta(days=29)
+    assert plan_rewind(here.lock.requests, moment).is_idle
+
+
+def test_rewinding_without_the_right_to_delete_copies(
+    place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the good version is put on top of its marker, and locked anew."""
+    here = place()
+    repository = create(here.storage)
+    made = backup(repository, payloads(1), day=1)
+    moment = _between(here)
+    here.storage.delete([info.name for info in here.storage.list("")])
+
+    def refuse(_: object) -> list[Version]:
+        raise StorageDenied("may not delete versions")
+
+    monkeypatch.setattr(here.lock.requests, "delete_versions", refuse)
+    plan = plan_rewind(here.lock.requests, moment)
+    assert plan.hidden
+    run_rewind(plan, here.lock.requests, here.lock)
+    assert restore(reopen(here.storage), made) == payloads(1)
 
 
 def test_doctor_tries_the_lock(place: Callable[..., Place]) -> None:
@@ -419,5 +534,15 @@ def test_the_commands_of_a_user(
         assert found is not None, one.name
         assert found.until > clock.now() + timedelta(days=59)
 
+    moment = clock.isoformat(_between(here))
+    here.storage.delete([info.name for info in here.storage.list("")])
+    run("backup", "list", "--storage", "secondary", expect=10)
+    rewind = ("backup", "rewind-storage", "secondary", "--to", moment)
+    assert run(*rewind, "--dry-run")[-1]["deleted"] >= len(lasting)
+    run("backup", "list", "--storage", "secondary", expect=10)
+    assert run(*rewind, "--yes")[-1]["overwritten"] == 0
+    assert run("backup", "verify", "latest", "--storage", "secondary")[-1]["ok"]
+
     path.write_text(wrong)
+    run(*rewind[:2], "primary", *rewind[3:], expect=2)
     run("backup", "create", expect=2)  # the primary is a directory

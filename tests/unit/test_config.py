@@ -187,6 +187,20 @@ def test_secrets_and_foreign_variables_are_no_settings(monkeypatch: pytest.Monke
     assert "xyzzy" not in load_settings(None).model_dump_json()
 
 
+@pytest.mark.parametrize("lasts, good", [("1 d", True), ("60 d", True), ("5 min", False),
+                                         ("11000 d", False)])  # fmt: skip
+def test_a_lock_lasts_days(config: Path, lasts: str, good: bool) -> None:
+    """A typing mistake is told in words, before it locks a bucket for thirty years."""
+    text = config.read_text()
+    lock = f'object_lock = "{lasts}"\nobject_lock_mode = "compliance"\n'
+    config.write_text(text.replace("[secondary]\n", f"[secondary]\n{lock}"))
+    if good:
+        assert load_settings(config).secondary.object_lock_mode == "compliance"  # type: ignore[union-attr]
+        return
+    with pytest.raises(UsageError, match="at least and ten years at most"):
+        load_settings(config)
+
+
 @pytest.mark.parametrize(
     "name,label",
     [("shop", "shop"), ("My App", "my-app"), ("Bücher_2", "b-cher_2"), ("日本", "database")],

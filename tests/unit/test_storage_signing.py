@@ -3,6 +3,10 @@
 import hashlib
 from datetime import UTC, datetime
 
+import pytest
+
+from aurora.storage.addresses import parse_address
+from aurora.storage.s3_requests import _place
 from aurora.storage.signing import S3Key, canonical_path, canonical_query, signed_headers
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html, "Examples"
@@ -55,3 +59,21 @@ def test_what_is_sent_is_what_is_signed() -> None:
     assert "hidden" not in repr(key)
     assert canonical_query({"a/b": "c d", "a": "~"}) == "a=~&a%2Fb=c%20d"
     assert canonical_path("/a b/c+d") == "/a%20b/c%2Bd"
+
+
+@pytest.mark.parametrize(
+    "url, place",
+    [
+        ("s3://b-1/x", ("https://b-1.s3.eu-west-3.amazonaws.com", "")),
+        ("s3://b-1/x?path_style=1", ("https://s3.eu-west-3.amazonaws.com", "/b-1")),
+        ("s3://b-1/x?endpoint=https://h:443/base/", ("https://h", "/base/b-1")),
+        ("s3://b-1/x?endpoint=https://h:9000", ("https://h:9000", "/b-1")),
+        ("s3://b-1/x?endpoint=https://h&path_style=0", ("https://b-1.h", "")),
+        ("s3://b-1/x?endpoint=http://[::1]:9000", ("http://[::1]:9000", "/b-1")),
+    ],
+)
+def test_where_a_bucket_is(url: str, place: tuple[str, str]) -> None:
+    """The bucket in the host or in the path, as obstore has it; the usual port is left out."""
+    origin, host, root = _place(parse_address(url), "eu-west-3")
+    assert (origin, root) == place
+    assert origin.endswith(f"://{host}")

@@ -1,14 +1,16 @@
 """Pruning by retention, and holding backups against it."""
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 from aurora.api.audit import recorded
 from aurora.errors import AuroraError, Incomplete, RepositoryNotFound, UsageError
 from aurora.events import EventSink, discard
 from aurora.operations import prune as operation
+from aurora.operations import rewind
 from aurora.operations.prune import PruneOptions, PrunePlan, PruneReport
+from aurora.operations.rewind import Rewind
 from aurora.repository.door import Repository
 from aurora.repository.retention import Policy
 from aurora.wiring import Aurora
@@ -122,6 +124,24 @@ def undelete_backup(aurora: Aurora, backup_id: str, *, sink: EventSink = discard
     return _on_each(aurora, "backup undelete", work, {"backup": backup_id}, sink)
 
 
+def plan_rewind(aurora: Aurora, *, storage: str, to: datetime) -> Rewind:
+    """What was deleted or overwritten on an S3 storage with versions since *to*.
+
+    Raises:
+        UsageError: no such storage, or it is no S3. StorageDenied, StorageError.
+    """
+    return rewind.plan_rewind(aurora.versions_of(_place(aurora, storage)), to)
+
+
+def run_rewind(aurora: Aurora, plan: Rewind, *, storage: str, sink: EventSink = discard) -> None:
+    """Bring it back. Raises as :func:`plan_rewind`."""
+    place = _place(aurora, storage)
+    operation_name = "backup rewind-storage"
+    with recorded(aurora, "run", operation_name, sink, storage=place, **plan.document()):
+        lock = aurora.lock_for_collecting(place)
+        rewind.run_rewind(plan, aurora.versions_of(place), lock, sink=sink)
+
+
 def policy_of(aurora: Aurora, place: Place) -> Policy:
     """The retention of one storage."""
     settings = aurora.settings.retention
@@ -143,7 +163,7 @@ def _place(aurora: Aurora, storage: str) -> Place:
         if place == storage:
             return place
     raise UsageError(
-        f"there is no {storage[:20]} storage to prune",
+        f"there is no {storage[:20]} storage",
         hint=f"Use --storage {' or '.join(prune_places(aurora))}.",
     )
 

@@ -24,5 +24,6 @@ VERBS = {
     "hold": Verb("aurora.cli.prune:hold"),
     "release": Verb("aurora.cli.prune:release"),
     "undelete": Verb("aurora.cli.prune:undelete"),
+    "rewind-storage": Verb("aurora.cli.rewind:rewind_storage"),
 }
 backup = typer.Typer(cls=group_of(VERBS), no_args_is_help=True, rich_markup_mode=None)

@@ -128,7 +128,7 @@ def _locked(report: PruneReport) -> list[str]:
         until = f" until {clock.isoformat(old.until)}" if old.until else ""
         told = f"{plural(old.kept, 'deleted object')} of {format_size(old.kept_bytes)} kept"
         lines.append(
-            f"{report.place}: {told} by object lock{until} at most; a later prune takes them"
+            f"{report.place}: {told} as older versions{until} at most; a later prune takes them"
         )
     return lines
 

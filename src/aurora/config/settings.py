@@ -95,8 +95,6 @@ class StorageSettings(_Section):
     )
     object_lock: Duration | None = Field(
         default=None,
-        ge=86400,
-        le=10 * 365 * 86400,
         description="how long nothing that is put can be deleted for good; S3 only",
     )
     object_lock_mode: Literal["governance", "compliance"] = Field(
@@ -106,6 +104,13 @@ class StorageSettings(_Section):
     price: float | None = Field(
         default=None, ge=0, description="what it costs a GB (10^9 bytes) and month, in any currency"
     )
+
+    @field_validator("object_lock")
+    @classmethod
+    def _lasting(cls, value: float | None) -> float | None:
+        if value is not None and not 86400 <= value <= 3650 * 86400:
+            raise ValueError('a lock lasts a day ("1 d") at least and ten years at most')
+        return value
 
 
 class BackupSettings(_Section):

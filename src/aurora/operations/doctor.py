@@ -26,6 +26,7 @@ from aurora.repository.ids import SEALED, STREAM
 from aurora.repository.layout import ObjectType
 from aurora.repository.lock_table import read_lock_table
 from aurora.repository.mirror import MirrorView
+from aurora.repository.removals import read_removals
 from aurora.repository.slots import SlotInfo
 from aurora.storage.base import Storage
 from aurora.storage.object_lock import ObjectLock
@@ -151,7 +152,10 @@ def _check_locked_until(subject: Subject, place: Place, ground: Ground) -> Itera
     if lock is None:
         return
     listed = [info.name for info in ground.view.list(ObjectType.BACKUP.prefix)]
+    gone = read_removals(ground.view, ground.signer)  # on a secondary others sign them
+    leaving = {f"{one.database}/{backup}" for one in gone for backup in one.backups}
     backups = [name.removeprefix(ObjectType.BACKUP.prefix) for name in listed]
+    backups = [backup for backup in backups if backup not in leaving]
     yield from check_locked_until(place, lock.rule.margin, read_lock_table(ground), backups)
 
 

@@ -17,9 +17,10 @@ from aurora.errors import AuroraError, IntegrityError, ObjectMissing
 from aurora.events import Advanced, EventSink, PhaseBegun, PhaseEnded, Warned
 from aurora.repository.catalog import Catalog
 from aurora.repository.ground import Ground
-from aurora.repository.layout import CONFIG, ObjectType, refs_name
+from aurora.repository.layout import CONFIG, UNLOCKED, ObjectType, refs_name
 from aurora.repository.lock_table import COMMON, read_lock_table, write_lock_table
 from aurora.repository.refs import Refs
+from aurora.repository.removals import FLOOR
 from aurora.storage.object_lock import ObjectLock
 from aurora.storage.s3_requests import CONNECTIONS, Version
 from aurora.units import plural
@@ -114,7 +115,8 @@ class _Extension:
 
     def run(self, leaving: set[tuple[str, str]]) -> LockReport:
         table = read_lock_table(self._ground)
-        kept = [one for one in self._catalog.names() if one not in leaving]
+        there = self._catalog.names()
+        kept = [one for one in there if one not in leaving]
         safe = {one: at for one in kept if (at := table.get(_key(one), _NEVER)) >= self._enough}
         due = [one for one in kept if one not in safe]
         unread = self._gather(due)
@@ -125,6 +127,8 @@ class _Extension:
         done = dict(safe)
         done |= {one: self._floor for one in due if one not in lacking}
         now = {_key(one): at for one, at in done.items()}
+        # Still true of what is leaving: a run that knows of no removal need not ask again.
+        now |= {key: table[key] for key in map(_key, there) if key in table and key not in now}
         now[COMMON] = self._until if common_is_due else table[COMMON]
         if now != table:
             write_lock_table(self._ground, now)
@@ -239,8 +243,8 @@ class _Extension:
             self._sink(
                 Warned(
                     "locks-lacking",
-                    f"objects of {', '.join(self.report.lacking[:5])} are not on the storage, so "
-                    "its locks were not all extended",
+                    f"objects of {', '.join(self.report.lacking[:5])} are damaged or not on the "
+                    "storage, so not all locks were extended",
                     "Run `aurora backup verify` and `aurora backup heal` for it.",
                 )
             )
@@ -295,7 +299,8 @@ class _Cleaning:
             top = next((one for one in versions if one.is_latest), None)
             if top is None or not top.is_marker or name.startswith(_COMMON):
                 continue
-            ends = top.modified_at + self._lock.rule.period
+            period = self._lock.rule.period
+            ends = top.modified_at + (min(FLOOR, period) if name.startswith(UNLOCKED) else period)
             if ends > self._now:
                 self._keep(versions, ends)
             elif name not in self._all_needed():

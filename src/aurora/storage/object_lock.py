@@ -166,7 +166,7 @@ class ObjectLock:
         *name* is put, locked for an hour, and tried. Raises StorageError.
         """
         until = (self._now() + timedelta(hours=1)).replace(microsecond=0)
-        headers = self._headers(Retention("GOVERNANCE", until))
+        headers = self._headers(Retention(self.rule.mode.upper(), until))
         self.requests.put(name, b"aurora probe of object lock", headers)
         version = next(v for v in self.requests.versions(name) if v.name == name).id
         for bypass in (False, True):

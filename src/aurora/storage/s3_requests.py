@@ -54,6 +54,7 @@ class Version:
     modified_at: datetime
     is_latest: bool
     is_marker: bool
+    etag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,7 @@ class S3Requests:
             clock.parse(_text(listed, "LastModified")),
             is_latest=_text(listed, "IsLatest") == "true",
             is_marker=_tag(listed) == "DeleteMarker",
+            etag=_text(listed, "ETag").strip('"'),
         )
 
     def delete_versions(self, versions: Iterable[Version]) -> list[Version]:
