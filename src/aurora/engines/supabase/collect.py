@@ -36,6 +36,7 @@ from aurora.units import format_size, plural
 PHASE = "copying Storage objects"
 SMALL = 1 << 20  # bytes: up to here objects share a buffer
 PIECE = 8 << 20
+_MOST_INSIDE = 4096  # objects in one buffer: their rows wait in memory until it is full
 _SLICE = 256 << 10  # bytes that pay for the rate at a time
 _GIVE_UP = 8  # objects in a row for which the Storage did not answer at all
 
@@ -385,7 +386,7 @@ class Bundle:
                 self._data += read.small
             read.small = b""
             self._inside.append((row, read, at))
-            if len(self._data) >= self._size:
+            if len(self._data) >= self._size or len(self._inside) >= _MOST_INSIDE:
                 self._flush()
 
     def flush(self) -> None:
