@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from aurora.errors import (
@@ -15,7 +16,8 @@ from aurora.errors import (
 from aurora.events import Event, Warned
 from aurora.storage.base import ObjectExists, ObjectInfo
 from aurora.storage.memory import MemoryStorage
-from aurora.storage.retry import Patience, RetryingStorage
+from aurora.storage.retry import RETRY_AFTER, Patience, RetryingStorage, again
+from aurora.storage.supabase_rest import SupabaseRest
 from aurora.testing.faulty_storage import Fault, FaultyStorage, Killed, Kind
 
 
@@ -53,6 +55,33 @@ def test_each_operation_survives_passing_errors(operation: str, kind: Kind) -> N
         storage.delete(iter(["a"]))
         assert not inner.objects
     faulty.assert_all_used()
+
+
+def test_a_pause_that_the_server_asks_for_is_kept() -> None:
+    """At least so long; beyond the budget there is no use in waiting."""
+    pauses: list[float] = []
+    asked = iter([7, 3])
+
+    def attempt() -> str:
+        if (wanted := next(asked, None)) is not None:
+            raise StorageUnavailable("slow down", context={RETRY_AFTER: wanted})
+        return "done"
+
+    assert again(attempt, Patience(budget=60, first=0.01), sleep=pauses.append) == "done"
+    assert pauses == [7.0, 3.0]
+    asked = iter([61])
+    with pytest.raises(StorageUnavailable):
+        again(attempt, Patience(budget=60), sleep=pauses.append)
+    assert len(pauses) == 2
+
+
+def test_supabase_says_how_long_to_wait() -> None:
+    """In the header of a 429; a refusal for good has no such thing."""
+    client = SupabaseRest("http://127.0.0.1:9", "a key")
+    for status, told in ((429, 3), (503, 3), (403, None)):
+        answer = httpx.Response(status, headers={"Retry-After": "3"}, json={})
+        assert client._refusal(answer, "look").context.get(RETRY_AFTER) == told
+    client.close()
 
 
 @pytest.mark.parametrize("kind", [StorageDenied, StorageFull, StorageUnfit, StorageError])

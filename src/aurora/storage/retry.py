@@ -29,6 +29,10 @@ class Patience:
     longest: float = 15.0
 
 
+RETRY_AFTER = "retry_after"
+"""In the context of an error: the seconds after which the server wants to be asked again."""
+
+
 class RetryingStorage:
     """*inner*, tried again. Threads may share it."""
 
@@ -121,7 +125,16 @@ def again(
     sink: EventSink = discard,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
-    """Call *attempt* until it works, or fails for good, or *patience* is at its end."""
+    """Call *attempt* until it works, or fails for good, or *patience* is at its end.
+
+    A pause that the server asked for is kept, if it ends within the budget.
+    """
+    backoff = tenacity.wait_random_exponential(multiplier=patience.first, max=patience.longest)
+
+    def pause(state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        wanted = error.context.get(RETRY_AFTER) if isinstance(error, StorageError) else None
+        return max(backoff(state), float(wanted) if isinstance(wanted, int) else 0.0)
 
     def tell(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -131,7 +144,7 @@ def again(
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_may_pass),
         stop=tenacity.stop_before_delay(patience.budget),
-        wait=tenacity.wait_random_exponential(multiplier=patience.first, max=patience.longest),
+        wait=pause,
         before_sleep=tell,
         sleep=sleep,
         reraise=True,

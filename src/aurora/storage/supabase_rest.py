@@ -29,6 +29,7 @@ from aurora.errors import (
 )
 from aurora.storage.addresses import is_loopback
 from aurora.storage.base import Buffer, ObjectExists
+from aurora.storage.retry import RETRY_AFTER
 
 if TYPE_CHECKING:
     import httpx
@@ -334,7 +335,11 @@ class SupabaseRest:
         told = str(document.get("statusCode") or "")
         status = int(told) if told.isdigit() else answer.status_code
         message = str(document.get("message") or "").replace("\n", " ")[:200]
-        return _judged(status, str(document.get("error") or ""), message, what)
+        error = _judged(status, str(document.get("error") or ""), message, what)
+        pause = answer.headers.get("retry-after", "")
+        if error.retryable and pause.isdigit():  # the other form, a date, is used by nobody here
+            error.context[RETRY_AFTER] = int(pause)
+        return error
 
 
 def _judged(status: int, word: str, message: str, what: str) -> AuroraError:
