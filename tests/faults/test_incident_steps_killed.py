@@ -1,7 +1,9 @@
 """Each step of an incident is killed, and run again as a person would: nothing is done twice."""
 
+import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.embedded import EmbeddedServer
 from aurora.repository.holds import read_holds
-from tests.fixtures.faults import KILLED, Workplace, run_sql
+from tests.fixtures.faults import KILLED, Workplace, eventually, run_sql
 from tests.fixtures.killing import killed, run_to
 from tests.fixtures.listeners import Listener, listening_server
 from tests.fixtures.looks import databases_like
@@ -286,3 +288,58 @@ def test_the_whole_is_swapped_in_once(accident: Workplace, pg: EmbeddedServer) -
     assert only["old_database"] in before
     (saved,) = accident.directory.glob("aurora.state/incidents/*/saved/public.customers.csv")
     assert "after" in saved.read_text()
+
+
+def test_a_table_is_laid_beside_once(accident: Workplace) -> None:
+    """Killed before anything was made: run again. Killed when it was there: found, and told."""
+    decide(accident)
+    beside = ("incident", "recover", "--how", "table", "--table", "orders", "--as", "orders_then")
+    count = "SELECT count(*) FROM orders_then"
+    killed(accident, "save", '"effect"', *beside, when="after")
+    assert run_sql(accident.dsn, "SELECT to_regclass('orders_then')::text") == [(None,)]
+    killed(accident, "save", '"recoveries": [{', *beside)
+    held = run_sql(accident.dsn, count)
+    assert held[0][0] > 250
+    done = accident.run(*beside, "--json")
+    assert done.code == 0, done.err
+    assert done.lines[-1]["outcome"] == "restored by a run that died afterwards"
+    assert run_sql(accident.dsn, count) == held
+    found = record(accident)
+    assert [one["how"] for one in found["recoveries"]] == ["table"]
+    told = [one["text"] for one in found["timeline"]]
+    for words, times in (("its run died", 2), ("changed nothing", 1), ("had done its work", 1)):
+        assert sum(words in text for text in told) == times, told
+    assert schemas(accident) == []
+
+
+@pytest.mark.long
+def test_a_rehearsal_and_rows_set_aside_are_begun_anew(accident: Workplace) -> None:
+    """A dead rehearsal leaves no server; a dead copy of lost rows leaves no half file."""
+    decide(accident)
+    rehearse = ("incident", "recover", "--rehearse")
+    killed(accident, "save", '"how": "rehearsal"', *rehearse)
+    eventually(lambda: not throw_away_servers(), within=30)
+    again = accident.run(*rehearse, "--json")
+    assert again.code == 0, again.err
+    aside = ("incident", "recover", "--save-lost", "csv")
+    killed(accident, "copy", "COPY", *aside, when="before")
+    assert not list(accident.directory.glob("aurora.state/incidents/*/saved/*.csv"))
+    done = accident.run(*aside)
+    assert done.code == 0, done.err
+    (saved,) = accident.directory.glob("aurora.state/incidents/*/saved/public.customers.csv")
+    assert "after" in saved.read_text()
+    found = record(accident)
+    assert steps(found).count("interrupted") == 2
+    assert [one["how"] for one in found["recoveries"]].count("rehearsal") == 1
+    assert not throw_away_servers()
+
+
+def throw_away_servers() -> list[str]:
+    """Servers of rehearsals that run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes()
+            if b"aurora-pg-" in words and b"4GB" in words:
+                found.append(words.decode(errors="replace"))
+    return found
