@@ -4,9 +4,11 @@ A stream commits small pieces (backups of type ``stream``). Later ones, and incr
 gather them: what lies whole inside another part of the same log can go.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from aurora.engines.base import LogPart, Segment
 from aurora.errors import IntegrityError, ObjectMissing, StorageError, UnsupportedRepository
@@ -20,6 +22,8 @@ from aurora.repository.removal import remove_backups
 
 _PARALLEL = 8
 _BATCH = 32  # pieces opened at a time
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +78,37 @@ def open_all(
     return [backup for backup in found if backup is not None]
 
 
-def read_log(repository: Repository, database: str, sink: EventSink) -> list[Logged]:
-    """Everything of *database* that has a part in a log, oldest first, nothing said twice."""
+def listed(
+    repository: Repository, database: str, look: Callable[[list[BackupEntry]], _Found]
+) -> _Found:
+    """What *look* makes of the backups listed; anew where pieces were gathered meanwhile."""
     while True:
         entries = [one for one in repository.backups(database) if one.type not in APART]
-        backups = open_all(repository, entries, sink)
-        if not _vanished(repository, entries, backups):
-            break  # else a run gathered pieces between the listing and now: look again
+        with suppress(_Gathered):
+            return look(entries)
+
+
+def read_log(repository: Repository, database: str, sink: EventSink) -> list[Logged]:
+    """Everything of *database* that has a part in a log, oldest first, nothing said twice."""
+    backups = listed(repository, database, lambda entries: _still_there(repository, entries, sink))
     logged = [Logged(one, one.body.log) for one in backups if one.body.log is not None]
     return uncovered(logged)
 
 
-class Gathered(Exception):
-    """Pieces that were listed are part of another by now: list again. Never leaves this house."""
+class _Gathered(Exception):
+    """Pieces that were listed are part of another by now. Never leaves :func:`listed`."""
 
 
-def _vanished(
-    repository: Repository, entries: Sequence[BackupEntry], backups: Sequence[Backup]
-) -> bool:
-    """Whether a piece among *entries* is gone since; *backups* are those that could be opened."""
+def _still_there(
+    repository: Repository, entries: Sequence[BackupEntry], sink: EventSink
+) -> list[Backup]:
+    """As :func:`open_all`. Raises _Gathered where a piece is gone since it was listed."""
+    backups = open_all(repository, entries, sink)
     known = {backup.entry.id for backup in backups}
     gone = [one for one in entries if one.type == STREAM and one.id not in known]
-    return any(stored_size(repository.storage, one.manifest_name) is None for one in gone)
+    if any(stored_size(repository.storage, one.manifest_name) is None for one in gone):
+        raise _Gathered
+    return backups
 
 
 def uncovered(logged: Sequence[Logged]) -> list[Logged]:
@@ -133,18 +146,15 @@ def pieces_after(
 ) -> list[Logged]:
     """The pieces of the same log as *log*'s that reach beyond *position*, newest first.
 
-    Raises Gathered where *entries* are out of date.
+    For use in :func:`listed`, whose *entries* they are.
     """
     pieces = [one for one in reversed(entries) if one.type == STREAM]
     found: list[Logged] = []
     for start in range(0, len(pieces), _BATCH):
         batch = pieces[start : start + _BATCH]
-        backups = open_all(repository, batch, sink)
-        if _vanished(repository, batch, backups):
-            raise Gathered
         logged = [
             Logged(one, one.body.log)
-            for one in backups
+            for one in _still_there(repository, batch, sink)
             if one.body.log is not None and identity(one.body.log) == identity(log)
         ]
         found += [one for one in logged if one.log.to_lsn > position]

@@ -5,7 +5,6 @@ the same timeline was read by nobody else, and as the schema stayed. :func:`brea
 in words what is not so; then a full begins anew.
 """
 
-import contextlib
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -24,13 +23,13 @@ from aurora.engines.logical.snapshot import HeldSnapshot
 from aurora.errors import AuroraError
 from aurora.events import EventSink, Noted, Warned
 from aurora.operations.content import Backup
-from aurora.operations.log_chain import Gathered, Logged, follow, opened, pieces_after
+from aurora.operations.log_chain import Logged, follow, listed, opened, pieces_after
 from aurora.operations.source import wanted_tables
 from aurora.postgres.errors import translated
 from aurora.postgres.server import inspect_server, open_control
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
-from aurora.repository.ids import APART, STREAM
+from aurora.repository.ids import STREAM
 from aurora.units import format_duration
 
 INCREMENTAL = "incremental"
@@ -80,10 +79,7 @@ def newest_place(repository: Repository, database: str, sink: EventSink) -> Plac
 
     With the pieces that a stream stored after it.
     """
-    while True:
-        entries = [one for one in repository.backups(database) if one.type not in APART]
-        with contextlib.suppress(Gathered):
-            return _newest_among(entries, repository, sink)
+    return listed(repository, database, lambda entries: _newest_among(entries, repository, sink))
 
 
 def _newest_among(
@@ -107,11 +103,12 @@ def kept_up_to(
     repository: Repository, database: str, log: LogPart, position: int, sink: EventSink
 ) -> int:
     """How far the log of *log*'s slot is kept without a gap from *position* on."""
-    while True:
-        entries = repository.backups(database)
-        with contextlib.suppress(Gathered):
-            pieces = follow(log, position, pieces_after(repository, entries, log, position, sink))
-            return pieces[-1].log.to_lsn if pieces else position
+    newer = listed(
+        repository, database,
+        lambda entries: pieces_after(repository, entries, log, position, sink),
+    )  # fmt: skip
+    pieces = follow(log, position, newer)
+    return pieces[-1].log.to_lsn if pieces else position
 
 
 def look_at_log(conn: Connection, dsn: str, names: LogNames) -> LogSource:

@@ -344,12 +344,7 @@ def run_restore(
             cancel.set()
             _sweep(plan, sink)
             raise
-        _record(plan, report, built)
-        if content is not None:
-            report.positions = {
-                shown(one.schema, one.name): (one.last_value, one.is_called)
-                for one in content.snapshot.sequences
-            }
+        _record(plan, report, built, content)
         report.seconds = time.monotonic() - begun
         if not built.check.passed:
             report.outcome = "failed its checks"
@@ -544,12 +539,19 @@ def _restore_roles(
         report.notes.append(f"roles restored without a password (set one): {', '.join(without)}")
 
 
-def _record(plan: RestorePlan, report: RestoreReport, built: Built) -> None:
+def _record(
+    plan: RestorePlan, report: RestoreReport, built: Built, content: Content | None
+) -> None:
     names = shown_names(plan.project) if plan.project is not None else {}
     report.rows, report.bytes = built.rows, built.bytes
     report.refusals += built.refusals
     report.problems = list(built.check.problems)
     report.sequences = built.check.sequences
+    if content is not None:
+        report.positions = {
+            shown(one.schema, one.name): (one.last_value, one.is_called)
+            for one in content.snapshot.sequences
+        }
     report.tables = [
         TableResult(
             names.get(check.table, check.table), check.rows_expected, check.rows_found, check.same
