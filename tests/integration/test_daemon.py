@@ -10,8 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.fixtures.daemons import ONLY_FULL, QUIET, Host, wait_until
-from tests.fixtures.faults import run_sql
+from tests.fixtures.daemons import ONLY_FULL, QUIET, Host, end, small_source, wait_until
 from tests.fixtures.listeners import Listener, listening_server
 from tests.fixtures.postgres import NewDatabase
 
@@ -20,9 +19,7 @@ NewHost = Callable[..., Host]
 
 @pytest.fixture
 def source(new_database: NewDatabase) -> str:
-    dsn = new_database()
-    run_sql(dsn, "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 99)")
-    return dsn
+    return small_source(new_database())
 
 
 @pytest.fixture
@@ -36,10 +33,7 @@ def new_host(source: str, tmp_path: Path) -> Iterator[NewHost]:
         return host
 
     yield make
-    for host in made:
-        if host.process is not None and host.process.poll() is None:
-            host.stop(signal.SIGKILL)
-        wait_until(lambda host=host: not host.children(), lambda: "children are left")  # type: ignore[misc]
+    end(made)
 
 
 @pytest.fixture

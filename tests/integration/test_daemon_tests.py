@@ -1,7 +1,6 @@
 """What the daemon does besides backups: tests and drills as jobs, and the stream it looks after."""
 
 import json
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.daemons import ONLY_FULL, QUIET, Host, wait_until
+from tests.fixtures.daemons import ONLY_FULL, QUIET, Host, end, small_source, wait_until
 from tests.fixtures.faults import run_sql
 from tests.fixtures.listeners import Listener, listening_server
 from tests.fixtures.postgres import NewDatabase
@@ -21,9 +20,7 @@ STREAM = '[stream]\nenabled = true\ninterval = "300 ms"\n'
 
 @pytest.fixture
 def source(new_database: NewDatabase) -> str:
-    dsn = new_database()
-    run_sql(dsn, "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 99)")
-    return dsn
+    return small_source(new_database())
 
 
 @pytest.fixture
@@ -47,10 +44,7 @@ def host(source: str, tmp_path: Path, listener: Listener) -> Iterator[Callable[[
         return found
 
     yield make
-    for one in made:
-        if one.process is not None and one.process.poll() is None:
-            one.stop(signal.SIGKILL)
-        wait_until(lambda one=one: not one.children(), lambda: "children are left")  # type: ignore[misc]
+    end(made)
 
 
 def run_job(host: Host, job: str) -> int:

@@ -202,8 +202,7 @@ def recover_whole(
         took = settle(aurora, book, chosen, dsn, by=who, sink=sink)
         moment, _ = _decided(aurora, chosen, target, (), storage, sink)
         if (before := _same_again(took, "whole", {"asked": str(moment)})) is not None:
-            if into is None and before.old_database:
-                _writes_go_on(aurora, book, chosen, by=who, sink=sink)
+            _writes_go_on(aurora, book, chosen, into, before, by=who, sink=sink)
             return before
 
         def agreed(plan: RecoveryPlan) -> None:
@@ -229,15 +228,23 @@ def recover_whole(
             sink=sink,
         )  # fmt: skip
         _restored(aurora, doing, "whole", report, sink)
-    if into is None and report.old_database:
-        _writes_go_on(aurora, book, chosen, by=who, sink=sink)
+    _writes_go_on(aurora, book, chosen, into, report, by=who, sink=sink)
     return report
 
 
 def _writes_go_on(
-    aurora: Aurora, book: Incidents, chosen: Incident | None, *, by: str, sink: EventSink
+    aurora: Aurora,
+    book: Incidents,
+    chosen: Incident | None,
+    into: str | None,
+    report: RestoreReport,
+    *,
+    by: str,
+    sink: EventSink,
 ) -> None:
-    """Bring the record of the stopped writes up to date."""
+    """Bring the record of the stopped writes up to date, where the live database was replaced."""
+    if into is not None or not report.old_database:
+        return
     stopping = stopping_incident(book)
     if chosen is None or stopping is None or stopping.id != chosen.id:
         return
