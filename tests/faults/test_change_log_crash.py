@@ -67,7 +67,7 @@ def rows_in_log(project: Project) -> list[int]:
         log = Backup(repository, entry).body.log
         assert log is not None
         payloads = [repository.read(Ref(one.object, one.raw)) for one in log.segments]
-        found += [int(m[13:]) for _, m in read_frames(payloads) if m[0:1] == b"I"]
+        found += [int(m[13:]) for m in read_frames(payloads) if m[0:1] == b"I"]
     return found
 
 

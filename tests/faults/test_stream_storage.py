@@ -89,7 +89,7 @@ def rows_in_log(project: Project) -> list[int]:
     found: list[int] = []
     for one in sorted(read_log(repository, LABEL, print), key=lambda one: one.log.from_lsn):
         payloads = [repository.read(Ref(s.object, s.raw)) for s in one.log.segments]
-        for _, message in read_frames(payloads):
+        for message in read_frames(payloads):
             if message[0:1] == b"I":
                 length = int.from_bytes(message[9:13], "big")
                 found.append(int(message[13 : 13 + length]))

@@ -429,7 +429,7 @@ def test_large_transactions_and_rows(source: str, project: Project) -> None:
     assert all(segment.raw <= 16 << 20 for segment in log.segments)
     repository = project.repository
     payloads = [repository.read(Ref(one.object, one.raw)) for one in log.segments]
-    rows = [parse(message) for _, message in read_frames(payloads) if message[0] == INSERT]
+    rows = [parse(message) for message in read_frames(payloads) if message[0] == INSERT]
     assert len(rows) == 13_001 + 2
     values = {row.new[0]: row.new[1] for row in rows}  # type: ignore[union-attr]
     assert values[b"500"] == b"0123456789" * 2_000_000

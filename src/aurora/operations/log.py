@@ -198,7 +198,7 @@ class TransactionReader:
             pgoutput.TRUNCATE: self._truncate,
             pgoutput.MESSAGE: self._message,
         }
-        for _, message in self._frames.read(payload):
+        for message in self._frames.read(payload):
             kind = message[0]
             place = kinds.get(kind)
             if place is not None:

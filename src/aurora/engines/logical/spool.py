@@ -14,7 +14,9 @@ from aurora.engines.base import Buffer
 from aurora.engines.logical import pgoutput
 from aurora.engines.logical.targets import Transaction
 
-HEADER = struct.Struct("<IQ")  # of a frame: length of the message, position in the WAL
+HEADER = struct.Struct(
+    "<IQ"
+)  # of a frame: length of the message, and of a parted one its WAL position
 CONTINUED = 0x80000000  # in the length: the message goes on in the next segment
 
 

@@ -309,7 +309,7 @@ class _RowReader:
     def read(self, payload: bytes) -> Iterator[tuple[int, list[Touch]]]:
         """For each commit: where it ends, and the row's changes in it."""
         rows = pgoutput.ROW_KINDS
-        for _, message in self._frames.read(payload):
+        for message in self._frames.read(payload):
             kind = message[0]
             if kind in rows:
                 relation = self._relations.get(int.from_bytes(message[1:5], "big"))

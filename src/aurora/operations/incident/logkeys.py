@@ -85,7 +85,7 @@ class LogKeys:
                 continue
             frames = FrameReader()
             for segment in log.segments:
-                for _, message in frames.read(repository.read(Ref(segment.object, segment.raw))):
+                for message in frames.read(repository.read(Ref(segment.object, segment.raw))):
                     self._take(message)
         for file in self._files.values():
             file.flush()

@@ -71,7 +71,7 @@ def _read(link: Link, number: int, xid: int, tables: frozenset[int]) -> Footprin
     reader = FrameReader()
     current = 0
     for at in range(first, number + 1):
-        for _, message in reader.read(link.segments.payload(at)):
+        for message in reader.read(link.segments.payload(at)):
             if message[0] == pgoutput.BEGIN:
                 current = pgoutput.read_begin(message).xid
             elif message[0] == pgoutput.COMMIT:
@@ -87,5 +87,5 @@ def _begins(link: Link, number: int, xid: int) -> bool:
     """Whether the segment holds the Begin of *xid*."""
     return any(
         message[0] == pgoutput.BEGIN and pgoutput.read_begin(message).xid == xid
-        for _, message in FrameReader().read(link.segments.payload(number))
+        for message in FrameReader().read(link.segments.payload(number))
     )
