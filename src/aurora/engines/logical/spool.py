@@ -14,9 +14,7 @@ from aurora.engines.base import Buffer
 from aurora.engines.logical import pgoutput
 from aurora.engines.logical.targets import Transaction
 
-HEADER = struct.Struct(
-    "<IQ"
-)  # of a frame: length of the message, and of a parted one its WAL position
+HEADER = struct.Struct("<IQ")  # of a frame: length; WAL position where the message is parted
 CONTINUED = 0x80000000  # in the length: the message goes on in the next segment
 
 
