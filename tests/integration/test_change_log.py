@@ -302,10 +302,10 @@ def test_doctor_tells_how_the_log_stands(source: str, project: Project) -> None:
     found = {one.code: one for one in check_log(ConnInfo.parse(source), LABEL)}
     assert found["log-slot"].level is Level.OK
     assert found["log-retention-unlimited"].level is Level.WARNING
-    assert "public.bare" in found["log-tables-read-again"].message
-    assert 'ALTER TABLE "public"."bare" REPLICA IDENTITY FULL;' in (
-        found["log-tables-read-again"].hint
-    )
+    assert (
+        'public.bare (it has no usable replica identity): ALTER TABLE "public"."bare" '
+        "REPLICA IDENTITY FULL;"
+    ) in found["log-tables-read-again"].details
     run_script(source, "CREATE TABLE fresh (id int PRIMARY KEY)")
     found = {one.code: one for one in check_log(ConnInfo.parse(source), LABEL)}
     assert "public.fresh" in found["log-tables-new"].message

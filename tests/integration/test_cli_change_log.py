@@ -82,6 +82,27 @@ def test_prepare_backup_show_undo(workplace: tuple[Path, str]) -> None:
     assert "a full, not an incremental: the slot aurora_app is not on the source" in became.stdout
 
 
+def test_many_tables_are_told_in_lines_that_can_be_read(workplace: tuple[Path, str]) -> None:
+    """A few of those without identity, and where the others are named; `--json` has them all."""
+    directory, dsn = workplace
+    tables = [f"a_table_with_a_rather_long_name_{number:02}" for number in range(12)]
+    run_script(dsn, ";".join(f"CREATE TABLE {name} (x int)" for name in tables))
+
+    for words in (("source", "prepare"), ("source", "prepare", "--yes"), ("doctor",)):
+        told = aurora(directory, *words).stdout.splitlines()
+        assert max(map(len, told)) < 240, told
+        assert sum(line.startswith("         - public.") for line in told) == 5, told
+        assert "         - 8 more: `aurora doctor --json` names them all" in told
+
+    found = summary(aurora(directory, "doctor", "--json"))["findings"]
+    assert isinstance(found, list)
+    (weak,) = (one for one in found if one["code"] == "log-tables-read-again")
+    assert {line.split(" ")[0] for line in weak["details"]} == {
+        f"public.{name}" for name in ("bare", *tables)
+    }
+    assert 'ALTER TABLE "public"."bare" REPLICA IDENTITY FULL;' in str(weak["details"])
+
+
 def test_a_restore_point_from_mark_to_recovery(workplace: tuple[Path, str], tmp_path: Path) -> None:
     """Marked, carried by the log, shown, recovered to; without a log it is refused."""
     directory, dsn = workplace

@@ -99,6 +99,9 @@ def _facts(report: StatusReport) -> Iterator[tuple[str, object]]:
     yield "last test", _last_test(report)
     for place, covered in report.covered.items():
         yield f"verified, {place}", _verified(report, covered)
+    for one in report.storages:
+        if one.lock is not None:
+            yield f"locked, {one.place}", one.lock.words()
     others = {
         name: due for name, due in report.next_runs.items()
         if name not in {one.type for one in report.backups}

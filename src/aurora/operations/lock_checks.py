@@ -1,15 +1,17 @@
 """What must be right about object lock: the bucket, the credentials, the period, the dates."""
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 
 from aurora import clock
 from aurora.errors import StorageDenied, StorageError
 from aurora.operations.findings import Finding, failed, good, warning
-from aurora.repository.layout import PROBE
+from aurora.repository.ground import Ground
+from aurora.repository.layout import PROBE, ObjectType
 from aurora.repository.lock_table import COMMON
+from aurora.repository.removals import read_removals
 from aurora.storage.object_lock import ObjectLock
 from aurora.storage.s3_requests import BucketState
 from aurora.units import format_duration
@@ -81,13 +83,30 @@ def check_object_lock(place: str, lock: ObjectLock, *, longest: timedelta) -> It
         )
 
 
+def kept_backups(ground: Ground) -> list[str]:
+    """``database/id`` of each backup on the storage that no removal lets go.
+
+    Raises StorageError, IntegrityError.
+    """
+    listed = [info.name for info in ground.view.list(ObjectType.BACKUP.prefix)]
+    gone = read_removals(ground.view, ground.signer)  # on a secondary others sign them
+    leaving = {f"{one.database}/{backup}" for one in gone for backup in one.backups}
+    backups = [name.removeprefix(ObjectType.BACKUP.prefix) for name in listed]
+    return [backup for backup in backups if backup not in leaving]
+
+
+def locks_end(table: Mapping[str, datetime], backups: Collection[str]) -> datetime | None:
+    """When the first lock of what *backups* need ends, as far as *table* tells."""
+    ends = [at for backup, at in table.items() if backup in backups or backup == COMMON]
+    return min(ends, default=None)
+
+
 def check_locked_until(
     place: str, rule_margin: timedelta, table: Mapping[str, datetime], backups: list[str]
 ) -> Iterator[Finding]:
     """Whether the locks of the kept *backups* (``database/id``) are kept up."""
     unknown = [backup for backup in backups if backup not in table]
-    ends = min((at for backup, at in table.items() if backup in backups or backup == COMMON),
-               default=None)  # fmt: skip
+    ends = locks_end(table, backups)
     hint = (
         "Run `aurora backup replicate` (secondary) or `aurora backup prune`, and see that they "
         "run on schedule."

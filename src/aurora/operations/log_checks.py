@@ -8,7 +8,13 @@ from aurora.operations.findings import Finding, failed, good, listed, warning
 from aurora.operations.log_state import slot_break
 from aurora.operations.slot_health import Danger, SlotHealth, read_slot_facts
 from aurora.operations.slot_health import slot_health as judged
-from aurora.operations.source import held_note, plan_prepare, wanted_tables
+from aurora.operations.source import (
+    each_read_again,
+    held_note,
+    plan_prepare,
+    read_again,
+    wanted_tables,
+)
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import translated
 from aurora.postgres.server import ServerFacts, inspect_server, open_control
@@ -45,7 +51,6 @@ def _not_there(facts: ServerFacts, tables: list[Identity]) -> Finding:
     level = facts.settings.get("wal_level", "")
     lacking = "" if level == "logical" else f" (wal_level is {level}: it needs logical)"
     weak = [one for one in tables if not one.streamed]
-    again = f" ({listed(_told(one) for one in weak)})" if weak else ""
     limit = facts.settings.get("max_slot_wal_keep_size", "-1")
     risk = (
         "its slot would keep WAL without limit (max_slot_wal_keep_size is -1)"
@@ -56,12 +61,9 @@ def _not_there(facts: ServerFacts, tables: list[Identity]) -> Finding:
         "log-none",
         f"no change log is kept{lacking}: only full backups. `aurora source prepare` makes one: "
         f"{plural(len(tables) - len(weak), 'table')} streamed, {len(weak)} read again at each "
-        f"incremental{again}; {risk}",
+        f"incremental; {risk}",
+        each_read_again(weak),
     )
-
-
-def _told(one: Identity) -> str:
-    return f"{one.shown}: {one.why}" + (f", {one.fix}" if one.fix else "")
 
 
 def _missing(found: Finding) -> Finding:
@@ -126,12 +128,4 @@ def _published(published: dict[int, str], tables: list[Identity]) -> Iterator[Fi
             "The next full publishes them; so does `aurora source prepare`.",
         )
     if weak:
-        fixes = " ".join(one.fix for one in weak[:20] if one.fix)
-        yield warning(
-            "log-tables-read-again",
-            f"{plural(len(weak), 'table')} read again at each incremental: "
-            f"{listed(f'{one.shown} ({one.why})' for one in weak)}",
-            f"They can be recovered to the moments of backups only. What changes it: {fixes}"
-            if fixes
-            else "They can be recovered to the moments of backups only.",
-        )
+        yield read_again(weak)

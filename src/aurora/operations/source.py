@@ -17,7 +17,7 @@ from aurora.engines.logical.slot import Identity, LogNames, SlotState
 from aurora.engines.logical.target import is_replaced
 from aurora.errors import AuroraError, Incomplete, SourceUnsupported
 from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded
-from aurora.operations.findings import Finding, Level, failed, listed, warning
+from aurora.operations.findings import Finding, Level, failed, warning
 from aurora.postgres.errors import translated
 from aurora.postgres.server import ServerFacts, inspect_server, open_control, require_usable
 from aurora.units import format_duration, format_size, plural
@@ -102,7 +102,7 @@ def plan_prepare(
             obstacles += _markers(facts, may=ddl.may_mark(conn), wanted=ddl_markers)
     obstacles += _unreachable(dsn, facts)
     if weak := [one for one in identities if not one.streamed]:
-        obstacles.append(_read_again(weak))
+        obstacles.append(read_again(weak))
     return PreparePlan(
         dsn, names, tuple(statements), identities, held, tuple(obstacles), makes_slot
     )
@@ -355,15 +355,22 @@ def _markers(facts: ServerFacts, *, may: bool, wanted: bool) -> list[Finding]:
     ]
 
 
-def _read_again(weak: list[Identity]) -> Finding:
-    fixes = [one.fix for one in weak if one.fix]
+def read_again(weak: list[Identity]) -> Finding:
+    """What is to be said of tables that the log cannot carry, with what would change it."""
+    fixable = any(one.fix for one in weak)
     return warning(
         "log-tables-read-again",
-        f"{plural(len(weak), 'table')} cannot be streamed and will be read again at each "
-        f"incremental: {listed(f'{one.shown} ({one.why})' for one in weak)}",
-        "Recovery of these is possible to the moments of backups only."
-        + (f" What changes it: {' '.join(fixes[:20])}" if fixes else ""),
+        f"{plural(len(weak), 'table')} read again at each incremental: the log cannot carry "
+        "every change",
+        "They can be recovered to the moments of backups only."
+        + (" The statement beside each changes that." if fixable else ""),
+        each_read_again(weak),
     )
+
+
+def each_read_again(weak: list[Identity]) -> list[str]:
+    """One line a table: why, and the statement that changes it."""
+    return [f"{one.shown} ({one.why})" + (f": {one.fix}" if one.fix else "") for one in weak]
 
 
 def held_note(held: SlotState) -> str:

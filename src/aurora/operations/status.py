@@ -20,6 +20,7 @@ from aurora.operations.findings import Finding, Level
 from aurora.operations.keys import Proofs
 from aurora.operations.measured import Measured, last_drill, newest, recorded
 from aurora.operations.slot_health import DEFAULT_LIMIT, SlotHealth
+from aurora.operations.status_locks import LockLook, look_at_locks
 from aurora.operations.status_source import Rpo, SourceLook, look_at_source, rpo_now
 from aurora.operations.status_storage import StorageLook, compare_copies, look_at_storage
 from aurora.operations.window import Span, Window, recovery_window
@@ -31,6 +32,7 @@ from aurora.repository.mirror import MirrorView
 from aurora.repository.slots import SlotInfo
 from aurora.schedule import Rule
 from aurora.storage.base import Storage
+from aurora.storage.object_lock import ObjectLock
 
 SCHEMA = 1
 """Of the JSON document. Fields may be added to a schema; none changes its meaning."""
@@ -51,6 +53,7 @@ class Subject(Protocol):
     def open_primary(self) -> Repository: ...
     def open_secondary(self, *, sink: EventSink = discard) -> Repository: ...
     def open_secondary_view(self) -> MirrorView: ...
+    def object_lock(self, place: Place) -> ObjectLock | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +177,7 @@ def look(
             report.findings.append(_found(error, report.window_of))
     _look_at_source(subject, report, options)
     report.backups = list(_types(entries, options, now))
-    _look_at_storages(subject, report, options, entries if repository is not None else None)
+    _look_at_storages(subject, report, options, repository, entries)
     measured = [*options.measured]
     if repository is not None and options.state is not None:
         measured += _recorded(repository, options, report, sink)
@@ -262,8 +265,11 @@ def _look_at_storages(
     subject: Subject,
     report: StatusReport,
     options: StatusOptions,
-    entries: list[BackupEntry] | None,
+    repository: Repository | None,
+    entries: list[BackupEntry],
 ) -> None:
+    primary = repository if report.window_of == "primary" else None
+    known = entries if primary is not None else None
     places: list[Place] = ["primary", "secondary"] if subject.has_secondary else ["primary"]
     for place in places:
         seen = look_at_storage(
@@ -273,12 +279,22 @@ def _look_at_storages(
             price=options.prices.get(place),
         )
         report.storages.append(seen)
-        known = entries if report.window_of == "primary" else None
         if place == "primary":
             seen.backups = None if known is None else len(known)
         elif seen.reachable and not seen.error:
             ids = None if known is None else dict(_to_be_copied(known, report.at))
             compare_copies(seen, subject.open_secondary_view, ids, subject.database)
+        if seen.reachable and not seen.error:
+            seen.lock = _look_at_lock(subject, place, primary)
+
+
+def _look_at_lock(subject: Subject, place: Place, primary: Repository | None) -> LockLook | None:
+    lock = subject.object_lock(place)
+    if lock is None:
+        return None
+    if place == "secondary":
+        return look_at_locks(lock, lambda: subject.open_secondary_view().ground(), subject.database)
+    return None if primary is None else look_at_locks(lock, primary.ground, subject.database)
 
 
 def _to_be_copied(entries: Iterable[BackupEntry], now: datetime) -> Iterable[tuple[str, datetime]]:

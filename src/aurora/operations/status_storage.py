@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from aurora.errors import AuroraError, ObjectMissing
+from aurora.operations.status_locks import LockLook
 from aurora.repository.layout import ObjectType
 from aurora.repository.mirror import MirrorView
 from aurora.storage.base import Storage
@@ -30,6 +31,7 @@ class StorageLook:
     replicated_to: str = ""  # of the secondary: the newest backup that is whole there
     behind: int | None = None  # of the secondary: backups that it lacks
     lacking_since: datetime | None = None  # when the oldest of those was made
+    lock: LockLook | None = None  # where object_lock is set
 
     @property
     def monthly_cost(self) -> float | None:

@@ -38,12 +38,16 @@ class Level(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was tried. ``code`` is stable; ``hint`` says what to do."""
+    """One thing that was tried. ``code`` is stable; ``hint`` says what to do.
+
+    ``details``: what it is about, one by one, where that is too much for ``message``.
+    """
 
     code: str
     level: Level
     message: str
     hint: str = ""
+    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
