@@ -223,10 +223,11 @@ _LEVEL_STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 def findings(found: Iterable[Finding]) -> list[Text]:
     """One line each, with what to do under those that need it."""
+    under = "\n" + " " * 12
     lines: list[Text] = []
     for finding in found:
         style = _LEVEL_STYLES.get(finding.level, "")
         lines.append(Text.assemble((f"{finding.level:<7}", style), "  ", finding.message))
         if finding.hint and finding.level != "ok":
-            lines.append(Text(f"         -> {finding.hint}"))
+            lines.append(Text(f"         -> {finding.hint.replace(chr(10), under)}"))
     return lines

@@ -8,7 +8,7 @@ from aurora.operations.findings import Finding, failed, good, listed, warning
 from aurora.operations.log_state import slot_break
 from aurora.operations.slot_health import Danger, SlotHealth, read_slot_facts
 from aurora.operations.slot_health import slot_health as judged
-from aurora.operations.source import held_note, plan_prepare, wanted_tables
+from aurora.operations.source import held_note, plan_prepare, read_again, wanted_tables
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import translated
 from aurora.postgres.server import ServerFacts, inspect_server, open_control
@@ -29,6 +29,8 @@ def check_log(info: ConnInfo, label: str, skip: Collection[str] = ()) -> Iterato
             plan = plan_prepare(info.dsn(), label, skip=skip)
             yield _not_there(facts, tables)
             yield from (_missing(one) for one in plan.refused)
+            if weak := plan.read_again:
+                yield _missing(read_again(weak))
             return
         if broken := slot_break(held, names, facts.database):
             yield failed("log-slot", broken, "Incrementals become fulls until it is mended.")
@@ -45,7 +47,6 @@ def _not_there(facts: ServerFacts, tables: list[Identity]) -> Finding:
     level = facts.settings.get("wal_level", "")
     lacking = "" if level == "logical" else f" (wal_level is {level}: it needs logical)"
     weak = [one for one in tables if not one.streamed]
-    again = f" ({listed(_told(one) for one in weak)})" if weak else ""
     limit = facts.settings.get("max_slot_wal_keep_size", "-1")
     risk = (
         "its slot would keep WAL without limit (max_slot_wal_keep_size is -1)"
@@ -56,12 +57,8 @@ def _not_there(facts: ServerFacts, tables: list[Identity]) -> Finding:
         "log-none",
         f"no change log is kept{lacking}: only full backups. `aurora source prepare` makes one: "
         f"{plural(len(tables) - len(weak), 'table')} streamed, {len(weak)} read again at each "
-        f"incremental{again}; {risk}",
+        f"incremental; {risk}",
     )
-
-
-def _told(one: Identity) -> str:
-    return f"{one.shown}: {one.why}" + (f", {one.fix}" if one.fix else "")
 
 
 def _missing(found: Finding) -> Finding:
@@ -126,12 +123,4 @@ def _published(published: dict[int, str], tables: list[Identity]) -> Iterator[Fi
             "The next full publishes them; so does `aurora source prepare`.",
         )
     if weak:
-        fixes = " ".join(one.fix for one in weak[:20] if one.fix)
-        yield warning(
-            "log-tables-read-again",
-            f"{plural(len(weak), 'table')} read again at each incremental: "
-            f"{listed(f'{one.shown} ({one.why})' for one in weak)}",
-            f"They can be recovered to the moments of backups only. What changes it: {fixes}"
-            if fixes
-            else "They can be recovered to the moments of backups only.",
-        )
+        yield read_again(weak)

@@ -5,7 +5,7 @@ running it does what the plan says. What stands in the way is named in the plan,
 would help, before anything is tried.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ from aurora.operations.findings import Finding, Level, failed, listed, warning
 from aurora.postgres.errors import translated
 from aurora.postgres.server import ServerFacts, inspect_server, open_control, require_usable
 from aurora.units import format_duration, format_size, plural
+
+_FIXES_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def plan_prepare(
             obstacles += _markers(facts, may=ddl.may_mark(conn), wanted=ddl_markers)
     obstacles += _unreachable(dsn, facts)
     if weak := [one for one in identities if not one.streamed]:
-        obstacles.append(_read_again(weak))
+        obstacles.append(read_again(weak))
     return PreparePlan(
         dsn, names, tuple(statements), identities, held, tuple(obstacles), makes_slot
     )
@@ -355,14 +357,25 @@ def _markers(facts: ServerFacts, *, may: bool, wanted: bool) -> list[Finding]:
     ]
 
 
-def _read_again(weak: list[Identity]) -> Finding:
+def read_again(weak: Sequence[Identity]) -> Finding:
+    """What is read again instead of streamed, by reason, and the statements that change it."""
+    reasons: dict[str, list[str]] = {}
+    for one in weak:
+        reasons.setdefault(one.why, []).append(one.shown)
+    told = (f"{why}: {listed(names, at_most=5)}" for why, names in reasons.items())
     fixes = [one.fix for one in weak if one.fix]
+    hint = ["They can be recovered to the moments of backups only."]
+    if fixes:
+        hint[0] += " What changes it:"
+        hint += fixes[:_FIXES_SHOWN]
+    if len(fixes) > _FIXES_SHOWN:
+        hint.append(f"and {len(fixes) - _FIXES_SHOWN} more: `aurora source prepare --json`")
     return warning(
         "log-tables-read-again",
-        f"{plural(len(weak), 'table')} cannot be streamed and will be read again at each "
-        f"incremental: {listed(f'{one.shown} ({one.why})' for one in weak)}",
-        "Recovery of these is possible to the moments of backups only."
-        + (f" What changes it: {' '.join(fixes[:20])}" if fixes else ""),
+        f"{plural(len(weak), 'table')} read again at each incremental, not streamed ("
+        + "; ".join(told)
+        + ")",
+        "\n".join(hint),
     )
 
 
