@@ -12,7 +12,7 @@ import pytest
 from aurora import clock
 from aurora.errors import StorageDenied, StorageUnfit, UsageError
 from aurora.events import Event, Warned
-from aurora.operations.lock_checks import check_locked_until, check_object_lock
+from aurora.operations.lock_checks import check_locked_until, check_object_lock, locked
 from aurora.operations.locks import (
     LockReport,
     delete_old_versions,
@@ -470,7 +470,8 @@ def test_doctor_tells_when_locks_are_not_kept_up() -> None:
     margin, now = timedelta(days=15), datetime.now(UTC)
 
     def codes(table: dict[str, datetime], *backups: str) -> list[str]:
-        return [one.code for one in check_locked_until("primary", margin, table, list(backups))]
+        found = locked(table, backups)
+        return [one.code for one in check_locked_until("primary", margin, found)]
 
     assert codes({}) == []
     assert codes({}, "db/a") == ["primary-lock-unknown"]
@@ -525,6 +526,9 @@ def test_the_commands_of_a_user(
     assert pruned["old_versions"]["deleted"] == 0
     told = {one["code"] for one in run("doctor")[-1]["findings"]}
     assert {"secondary-lock", "secondary-locked-until"} <= told
+    primary, secondary = run("backup", "status", expect=3)[-1]["storages"]
+    assert primary["locked_until"] is None
+    assert clock.parse(secondary["locked_until"]) > clock.now() + timedelta(days=59)
     here = Place(seaweedfs, bucket, prefix="cli")
     versions = list(here.lock.requests.versions(""))
     lasting = [one for one in versions if not one.name.startswith(UNLOCKED) and not one.is_marker]

@@ -80,6 +80,8 @@ def _storage_row(one: StorageLook) -> tuple[str, ...]:
         state = one.error
     elif one.replicated_to:
         state = f"up to {one.replicated_to}"
+    if one.locked_until is not None:
+        state += f"{', ' * bool(state)}locked until {one.locked_until:%Y-%m-%d}"
     price = "no price set" if one.price is None else "?" if cost is None else f"{cost:.2f}"
     return f"{one.place} {one.url}", *numbers, price, state
 

@@ -21,7 +21,12 @@ from aurora.operations.keys import Proofs
 from aurora.operations.measured import Measured, last_drill, newest, recorded
 from aurora.operations.slot_health import DEFAULT_LIMIT, SlotHealth
 from aurora.operations.status_source import Rpo, SourceLook, look_at_source, rpo_now
-from aurora.operations.status_storage import StorageLook, compare_copies, look_at_storage
+from aurora.operations.status_storage import (
+    StorageLook,
+    compare_copies,
+    look_at_locks,
+    look_at_storage,
+)
 from aurora.operations.window import Span, Window, recovery_window
 from aurora.postgres.conninfo import ConnInfo
 from aurora.repository.catalog import BackupEntry
@@ -31,6 +36,7 @@ from aurora.repository.mirror import MirrorView
 from aurora.repository.slots import SlotInfo
 from aurora.schedule import Rule
 from aurora.storage.base import Storage
+from aurora.storage.object_lock import ObjectLock
 
 SCHEMA = 1
 """Of the JSON document. Fields may be added to a schema; none changes its meaning."""
@@ -48,6 +54,7 @@ class Subject(Protocol):
     def has_secondary(self) -> bool: ...
     def source(self) -> ConnInfo: ...
     def storage(self, place: Place) -> Storage: ...
+    def object_lock(self, place: Place) -> ObjectLock | None: ...
     def open_primary(self) -> Repository: ...
     def open_secondary(self, *, sink: EventSink = discard) -> Repository: ...
     def open_secondary_view(self) -> MirrorView: ...
@@ -175,6 +182,7 @@ def look(
     _look_at_source(subject, report, options)
     report.backups = list(_types(entries, options, now))
     _look_at_storages(subject, report, options, entries if repository is not None else None)
+    _look_at_locks(subject, report, repository)
     measured = [*options.measured]
     if repository is not None and options.state is not None:
         measured += _recorded(repository, options, report, sink)
@@ -279,6 +287,26 @@ def _look_at_storages(
         elif seen.reachable and not seen.error:
             ids = None if known is None else dict(_to_be_copied(known, report.at))
             compare_copies(seen, subject.open_secondary_view, ids, subject.database)
+
+
+def _look_at_locks(subject: Subject, report: StatusReport, repository: Repository | None) -> None:
+    for seen in report.storages:
+        place: Place = "primary" if seen.place == "primary" else "secondary"
+        if not seen.reachable or seen.error:
+            continue
+        try:
+            lock = subject.object_lock(place)
+            if lock is None:
+                continue
+            if place == "secondary":
+                ground = subject.open_secondary_view().ground()
+            elif repository is not None and report.window_of == "primary":
+                ground = repository.ground()
+            else:
+                continue
+            report.findings += look_at_locks(seen, lock, ground)
+        except AuroraError as error:
+            report.findings.append(_found(error, place))
 
 
 def _to_be_copied(entries: Iterable[BackupEntry], now: datetime) -> Iterable[tuple[str, datetime]]:
