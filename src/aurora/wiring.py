@@ -4,7 +4,7 @@ The only module that knows every concrete class. Nothing is opened, fetched or a
 before it is needed, and no secret is asked for twice.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
@@ -15,10 +15,8 @@ from typing import Any, Literal
 from aurora.config import SecretRef, Settings, StorageSettings, load_settings
 from aurora.config.secrets import reference_from_environment
 from aurora.config.settings import CREDENTIALS, slug
-from aurora.errors import AuroraError, UsageError, WrongKey
+from aurora.errors import UsageError, WrongKey
 from aurora.events import EventSink, Warned, discard
-from aurora.operations.configuration import StorageDraft
-from aurora.operations.init import Options
 from aurora.operations.objects import SourceObjects
 from aurora.postgres.conninfo import ConnInfo, needs_password, supabase_project
 from aurora.repository.door import ClosedRepository, Repository
@@ -28,7 +26,8 @@ from aurora.repository.mirror import MirrorView
 from aurora.repository.sealed import Identities, Recipients
 from aurora.repository.sealed_door import SealedRepository
 from aurora.storage.addresses import parse_address, provider_of
-from aurora.storage.base import Buffer, ObjectInfo, Storage
+from aurora.storage.base import Storage
+from aurora.storage.later import Later
 from aurora.storage.object_lock import LockRule, ObjectLock
 from aurora.storage.open import Patience, open_storage
 from aurora.storage.s3_requests import BucketState, S3Requests
@@ -205,7 +204,7 @@ class Aurora:
     def secret_files(self) -> list[Path]:
         """The files that hold secrets, as far as this configuration refers to files."""
         references: list[SecretRef | str | None] = [
-            reference_from_environment("AURORA_SOURCE_PASSWORD") or self.settings.source.password,
+            password_reference(self.settings),
             reference_from_environment("AURORA_SOURCE_STORAGE_KEY")
             or self.settings.source.storage_key,
             reference_from_environment("AURORA_TARGET_STORAGE_KEY")
@@ -217,8 +216,7 @@ class Aurora:
         }
         for place, storage in storages.items():
             if storage is not None:
-                outside = reference_from_environment(f"{_PREFIX[place]}_PASSPHRASE")
-                references.append(outside or storage.passphrase)
+                references.append(passphrase_reference(place, storage))
                 references += credential_references(place, storage).values()
                 references += collector_references(place, storage).values()
         return [
@@ -460,8 +458,7 @@ class Aurora:
         return ConnInfo.parse(self.settings.source.dsn)
 
     def _with_password(self, info: ConnInfo) -> ConnInfo:
-        reference = reference_from_environment("AURORA_SOURCE_PASSWORD")
-        reference = reference or self.settings.source.password
+        reference = password_reference(self.settings)
         if reference is not None:
             password = reference.resolve("the source's password", base=self.settings.base)
             return info.with_password(password)
@@ -473,7 +470,7 @@ class Aurora:
 
     def _find_passphrase(self, place: Place, ask: Ask) -> str:
         prefix = f"{_PREFIX[place]}_PASSPHRASE"
-        reference = reference_from_environment(prefix) or self._storage_settings(place).passphrase
+        reference = passphrase_reference(place, self._storage_settings(place))
         name = f"the {place} passphrase"
         if reference is not None:
             return reference.resolve(name, base=self.settings.base)
@@ -507,51 +504,22 @@ class Aurora:
         }
 
 
-class Later:
-    """A storage that is opened when it is first needed, and only then; a failure stays."""
-
-    def __init__(self, opening: Callable[[], Storage]) -> None:
-        self._opening = opening
-        self._opened: Storage | AuroraError | None = None
-        self._lock = RLock()
-
-    def _storage(self) -> Storage:
-        with self._lock:
-            if self._opened is None:
-                try:
-                    self._opened = self._opening()
-                except AuroraError as error:
-                    self._opened = error  # each try would take a slow key derivation
-            if isinstance(self._opened, AuroraError):
-                raise self._opened
-            return self._opened
-
-    @property
-    def url(self) -> str:
-        return self._storage().url
-
-    def put(self, name: str, data: Buffer, *, create_only: bool = False) -> None:
-        self._storage().put(name, data, create_only=create_only)
-
-    def get(self, name: str) -> bytes:
-        return self._storage().get(name)
-
-    def head(self, name: str) -> ObjectInfo:
-        return self._storage().head(name)
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        return self._storage().list(prefix)
-
-    def delete(self, names: Iterable[str]) -> None:
-        self._storage().delete(names)
-
-
 def default_label(info: ConnInfo) -> str:
     """A label for a source: its database's name, a Supabase project's reference first.
 
     Every Supabase database is called postgres, which tells no two apart.
     """
     return slug(supabase_project(info) or info.dbname)
+
+
+def password_reference(settings: Settings) -> SecretRef | None:
+    """Where the source's password is: ``AURORA_SOURCE_PASSWORD`` … over the file."""
+    return reference_from_environment("AURORA_SOURCE_PASSWORD") or settings.source.password
+
+
+def passphrase_reference(place: Place, settings: StorageSettings) -> SecretRef | None:
+    """Where a repository's passphrase is: ``AURORA_PASSPHRASE`` … over the file."""
+    return reference_from_environment(f"{_PREFIX[place]}_PASSPHRASE") or settings.passphrase
 
 
 def credential_references(place: Place, settings: StorageSettings) -> dict[str, SecretRef | str]:
@@ -570,49 +538,3 @@ def _from_outside(prefix: str) -> dict[str, SecretRef | str]:
         for key in CREDENTIALS
         if (reference := reference_from_environment(f"{prefix}_{key}".upper()))
     }
-
-
-def address_from_here(url: str, config: Path) -> str:
-    """An address typed where the user stands, as aurora.toml in another directory says it."""
-    if config.absolute().parent == Path.cwd():
-        return url
-    return parse_address(url).url
-
-
-def init_options(aurora: Aurora, config: Path, *, npm: Path | None) -> Options:
-    """What `init` is to make of these settings and of what the environment refers to."""
-    settings, base = aurora.settings, config.absolute().parent
-    info = ConnInfo.parse(settings.source.dsn)
-    password = reference_from_environment("AURORA_SOURCE_PASSWORD") or settings.source.password
-    return Options(
-        config=config,
-        written=config.exists(),
-        keep_password=password is None and info.password is not None,
-        password=_plain(password, base),
-        primary=_draft("primary", settings.primary, base),
-        secondary=_draft("secondary", settings.secondary, base) if settings.secondary else None,
-        npm=npm,
-        jobs=settings.backup.jobs,
-        skip=settings.backup.skip,
-    )
-
-
-def _draft(place: Place, settings: StorageSettings, base: Path) -> StorageDraft:
-    outside = reference_from_environment(f"{_PREFIX[place]}_PASSPHRASE")
-    return StorageDraft(
-        url=settings.url,
-        passphrase=_plain(outside or settings.passphrase, base),
-        credentials={
-            key: value if isinstance(value, str) else _plain(value, base) or {}
-            for key, value in credential_references(place, settings).items()
-        },
-    )
-
-
-def _plain(reference: SecretRef | None, base: Path) -> dict[str, str] | None:
-    """A reference as it stands in the file; a path below *base* is written relative to it."""
-    if reference is None:
-        return None
-    if reference.file is not None and Path(reference.file).is_relative_to(base):
-        return {"file": str(Path(reference.file).relative_to(base))}
-    return dict(reference.model_dump(exclude_none=True))

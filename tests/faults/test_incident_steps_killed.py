@@ -343,3 +343,27 @@ def throw_away_servers() -> list[str]:
             if b"aurora-pg-" in words and b"4GB" in words:
                 found.append(words.decode(errors="replace"))
     return found
+
+
+def test_a_table_is_replaced_once(accident: Workplace) -> None:
+    """Killed before its transaction, just before its commit, just after it: the server is asked."""
+    decide(accident)
+    swap = ("incident", "recover", "--how", "table", "--table", "orders", "--replace", "--yes")
+    damaged = run_sql(accident.dsn, "SELECT count(*) FROM orders")
+    killed(accident, "save", '"begun": false', *swap, when="after")
+    killed(accident, "save", '"begun": true', *swap, when="after")
+    assert run_sql(accident.dsn, "SELECT count(*) FROM orders") == damaged
+    killed(accident, "save", '"recoveries": [{', *swap)
+    whole = run_sql(accident.dsn, "SELECT count(*) FROM orders")
+    assert whole[0][0] > damaged[0][0]
+    run_sql(accident.dsn, "DELETE FROM orders WHERE id = (SELECT max(id) FROM orders)")
+    done = accident.run(*swap, "--json")
+    assert done.code == 0, done.err
+    assert done.lines[-1]["outcome"] == "restored by a run that died afterwards"
+    after = run_sql(accident.dsn, "SELECT count(*) FROM orders")
+    assert after == [(whole[0][0] - 1,)], "what was written since is left alone"
+    found = record(accident)
+    assert [one["how"] for one in found["recoveries"]] == ["table"]
+    told = [one["text"] for one in found["timeline"]]
+    for words, times in (("changed nothing", 2), ("had done its work", 1), ("cannot be told", 0)):
+        assert sum(words in text for text in told) == times, told

@@ -302,15 +302,34 @@ def test_doctor_tells_how_the_log_stands(source: str, project: Project) -> None:
     found = {one.code: one for one in check_log(ConnInfo.parse(source), LABEL)}
     assert found["log-slot"].level is Level.OK
     assert found["log-retention-unlimited"].level is Level.WARNING
-    assert (
-        'public.bare (it has no usable replica identity): ALTER TABLE "public"."bare" '
-        "REPLICA IDENTITY FULL;"
-    ) in found["log-tables-read-again"].details
+    assert "public.bare" in found["log-tables-read-again"].message
+    assert 'ALTER TABLE "public"."bare" REPLICA IDENTITY FULL;' in (
+        found["log-tables-read-again"].hint
+    )
     run_script(source, "CREATE TABLE fresh (id int PRIMARY KEY)")
     found = {one.code: one for one in check_log(ConnInfo.parse(source), LABEL)}
     assert "public.fresh" in found["log-tables-new"].message
     undo(source)
-    assert [one.code for one in check_log(ConnInfo.parse(source), LABEL)] == ["log-none"]
+    found = {one.code: one for one in check_log(ConnInfo.parse(source), LABEL)}
+    assert set(found) == {"log-none", "log-tables-read-again"}
+    assert found["log-none"].level is Level.OK
+
+
+def test_many_tables_without_identity_are_told_in_few_lines(
+    new_database: NewDatabase,
+) -> None:
+    dsn = new_database()
+    run_script(dsn, "".join(f"CREATE TABLE bare_{i} (a int);" for i in range(30)))
+    found = {one.code: one for one in check_log(ConnInfo.parse(dsn), LABEL)}
+    told = found["log-tables-read-again"]
+    assert "30 tables" in told.message
+    assert "public.bare_0" in told.message
+    assert "and 25 more" in told.message
+    lines = told.hint.splitlines()
+    assert lines[1] == 'ALTER TABLE "public"."bare_0" REPLICA IDENTITY FULL;'
+    assert lines[-1].startswith("and 22 more: ")
+    assert max(len(line) for line in (told.message, *lines)) < 250
+    assert len(plan_prepare(dsn, LABEL).read_again) == 30
 
 
 LEDGER = """

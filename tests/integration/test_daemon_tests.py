@@ -124,7 +124,10 @@ def test_tests_and_drills_run_by_themselves(host: Callable[[str], Host]) -> None
 
 @pytest.mark.timeout(300)
 def test_a_stream_that_is_killed_comes_back(host: Callable[[str], Host], source: str) -> None:
-    """One at a time; what was committed meanwhile is in the log; it ends with the daemon."""
+    """One at a time; what was committed meanwhile is in the log; it ends with the daemon.
+
+    Schedule and stream both want a first full: one is made.
+    """
     here = host(STREAM)
     assert here.aurora("source", "prepare", "--yes").returncode == 0
     here.start()
@@ -140,6 +143,14 @@ def test_a_stream_that_is_killed_comes_back(host: Callable[[str], Host], source:
     assert here.stop() == 0
     assert _streams(here) == []
     assert here.log.count("the stream stores changes") == 2
+    assert [one["type"] for one in _backups(here) if one["type"] != "incremental"] == ["full"]
+
+
+def _backups(host: Host) -> list[dict[str, Any]]:
+    told: dict[str, list[dict[str, Any]]] = json.loads(
+        host.aurora("backup", "list", "--json").stdout.splitlines()[-1]
+    )
+    return told["backups"]
 
 
 def _logged(host: Host) -> bool:

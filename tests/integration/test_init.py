@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import aurora
 from aurora.cli.app import main
 from aurora.config import load_settings
-from aurora.errors import StorageUnavailable
+from aurora.errors import StorageUnavailable, UsageError
 from aurora.operations import init as operation
+from aurora.operations.findings import Level
 from aurora.postgres.conninfo import ConnInfo
 from aurora.repository.door import Repository
 from aurora.repository.keys import WEAK_KDF_FOR_TESTS, RecoveryCode
@@ -95,6 +97,29 @@ def test_init_makes_both_repositories_and_the_file(new_database: NewDatabase, ru
     scripts = json.loads(Path("package.json").read_text())["scripts"]
     assert len(scripts) == 10
     assert scripts["backup:create"] == "aurora backup create"
+
+
+def test_init_from_python(new_database: NewDatabase) -> None:
+    """Without a terminal: what the checks found comes before anything is written."""
+    dsn, codes = new_database(), dict[str, str]()
+
+    def stop(checked: operation.Plan) -> None:
+        assert not checked.errors
+        raise UsageError("not yet")
+
+    def begin(confirm: Callable[[operation.Plan], None] | None) -> operation.Report:
+        return aurora.init(
+            source=dsn, primary="./a", secondary="./b", reveal=codes.__setitem__, confirm=confirm
+        )
+
+    with pytest.raises(UsageError, match="not yet"):
+        begin(stop)
+    assert not Path("aurora.toml").exists()
+    report = begin(None)
+    assert list(report.created) == list(codes) == ["primary", "secondary"]
+    found = list(aurora.doctor(aurora.Aurora.load(Path("aurora.toml"))))
+    assert not [one for one in found if one.level is Level.ERROR]
+    assert begin(None).created == ()
 
 
 def test_a_second_init_changes_nothing(new_database: NewDatabase, run: Run) -> None:

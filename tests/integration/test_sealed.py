@@ -8,6 +8,7 @@ import psycopg
 import pyrage
 import pytest
 
+from aurora.engines.supabase import documents
 from aurora.errors import CheckFailed, ObjectDamaged, UsageError, WrongKey
 from aurora.events import discard
 from aurora.operations.backup import BackupOptions, BackupReport
@@ -16,7 +17,7 @@ from aurora.operations.objects import pages
 from aurora.operations.restore import RestoreOptions, plan_restore, run_restore
 from aurora.operations.restore_objects import Packs
 from aurora.operations.restore_table import TableOptions, plan_restore_table, run_restore_table
-from aurora.operations.seal import SCRIPT, create_sealed
+from aurora.operations.seal import create_sealed
 from aurora.operations.verify import verify_backup
 from aurora.postgres.embedded import EmbeddedServer
 from aurora.postgres.tools import find_tools
@@ -112,15 +113,12 @@ def test_by_hand_with_public_tools(
 ) -> None:
     """age, zstd, psql and pg_restore give the same database, by the script in the backup."""
     made = seal(project, sample_database, identity)
-    parts = tmp_path / "parts"
-    parts.mkdir()
-    for info in project.primary.list(f"sealed/{LABEL}/{made.backup_id}/"):
-        (parts / info.name.rpartition("/")[2]).write_bytes(project.primary.get(info.name))
+    parts = downloaded(project.primary, made.backup_id, tmp_path)
     target = new_target()
     with psycopg.connect(pg.dsn(), autocommit=True) as conn:
         conn.execute(f"CREATE DATABASE {target.rpartition('/')[2].partition('?')[0]}".encode())
 
-    script = opened_by_age(parts / SCRIPT, identity)
+    script = opened_by_age(parts / "restore.sh.zst.age", identity)
     (tmp_path / "restore.sh").write_bytes(script)
     done = run_by_hand(tmp_path / "restore.sh", identity, target, parts, pg)
 
@@ -133,6 +131,15 @@ def test_by_hand_with_public_tools(
     refused = run_by_hand(tmp_path / "restore.sh", identity, target, parts, pg)
     assert refused.returncode != 0
     assert victim.name in refused.stdout + refused.stderr
+
+
+def downloaded(storage: Storage, backup_id: str, directory: Path) -> Path:
+    """A directory with the parts of a sealed backup."""
+    parts = directory / "parts"
+    parts.mkdir()
+    for info in storage.list(f"sealed/{LABEL}/{backup_id}/"):
+        (parts / info.name.rpartition("/")[2]).write_bytes(storage.get(info.name))
+    return parts
 
 
 def opened_by_age(path: Path, identity: Path) -> bytes:
@@ -272,3 +279,62 @@ def test_storage_objects_are_sealed_too(
     assert found == source.truth
     named = project.repository.refs(project.repository.resolve(made.backup_id, LABEL)).objects
     assert not [one.name for one in named if one.name.startswith(("objects/", "chunks/"))]
+
+
+def test_storage_files_by_hand(
+    project: Project,
+    new_storage_project: NewStorageProject,
+    identity: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """age and zstd give every file of the Storage, also those that no file can be called like."""
+    monkeypatch.setattr(documents, "PAGE_ENTRIES", 8)
+    source = new_storage_project()
+    source.fill(60)
+    source.put("documents", "large", os.urandom(3 << 20))
+    source.put("documents", "both", b"a file")
+    source.put("documents", "both/and", b"below a name that is a file's")
+    source.put("documents", "it's $HOME.txt", b"quoted", user_metadata='{"a": "\\t\\\\"}')
+    source.put("documents", "../../escaped", b"not outside")
+    source.put("documents", "n" * 300, b"too long")
+    made = create_sealed(
+        source.dsn,
+        project.repository,
+        BackupOptions(database=LABEL, chunk_bytes=CHUNK, objects=source.source()),
+        recipients=Recipients.parse([public(identity)]),
+        open_mirror=None,
+        sink=discard,
+    )
+    assert made.is_complete
+    parts = downloaded(project.primary, made.backup_id, tmp_path)
+    script = tmp_path / "files.sh"
+    script.write_bytes(opened_by_age(parts / "files.sh.zst.age", identity))
+
+    def by_hand() -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            ["sh", str(script), str(identity), str(parts)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    done = by_hand()
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    rows = [line.split("\t") for line in (parts / "files.tsv").read_text().splitlines()]
+    found = {(row[1], row[2]): (parts / row[0]).read_bytes() for row in rows}
+    assert found == source.truth
+    plain = {row[0] for row in rows if row[0] == f"files/{row[1]}/{row[2]}"}
+    assert len(rows) - len(plain) == 3
+    assert {"files/documents/large", "files/documents/it's $HOME.txt"} < plain
+    assert not (parts / "escaped").exists()
+    assert "is there already" in by_hand().stderr
+
+    for name in ("files", "files.odd"):
+        (parts / name).rename(tmp_path / name)
+    pages = sorted(parts.glob("files.0*"))
+    assert len(pages) > 3
+    pages[0].unlink()
+    refused = by_hand()
+    assert refused.returncode != 0
+    assert "lists of files are here" in refused.stderr

@@ -11,7 +11,8 @@ from aurora.config import secrets as module
 from aurora.config.secrets import reference_from_environment
 from aurora.errors import UsageError, WrongKey
 from aurora.postgres.conninfo import ConnInfo
-from aurora.wiring import Aurora, Later, credential_references, default_label
+from aurora.storage.later import Later
+from aurora.wiring import Aurora, credential_references, default_label
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,6 @@ from aurora.operations.measured import Measured
 from aurora.operations.slot_health import Danger, SlotHealth
 from aurora.operations.status import Goals, StatusOptions, StatusReport, TypeStatus
 from aurora.operations.status_judge import judge
-from aurora.operations.status_locks import LockLook
 from aurora.operations.status_source import Rpo, SourceLook, rpo_now
 from aurora.operations.status_storage import StorageLook
 from aurora.operations.window import Span, Window, joined
@@ -162,29 +161,6 @@ def test_a_secondary_that_is_behind() -> None:
     storages = [StorageLook("primary", reachable=True),
                 StorageLook("secondary", reachable=True, behind=3)]  # fmt: skip
     assert _codes(_report(storages=storages)) == ["secondary-behind"]
-
-
-@pytest.mark.parametrize(
-    "changes,code",
-    [
-        ({}, None),
-        ({"until": NOW + timedelta(days=20)}, None),
-        ({"newest": "", "newest_until": None}, None),
-        ({"newest_until": None}, "secondary-not-locked"),
-        ({"newest_until": NOW}, "secondary-not-locked"),
-        ({"until": NOW + timedelta(days=3)}, "secondary-lock-ends"),
-        ({"newest_until": NOW + timedelta(days=3)}, "secondary-lock-ends"),
-        ({"error": "it does not answer"}, "secondary-lock-not-told"),
-    ],
-)
-def test_locks_are_judged(changes: dict[str, Any], code: str | None) -> None:
-    """Where `object_lock` is set, a newest backup that is not locked is warned of."""
-    lock = LockLook(
-        30 * 86400, "governance", newest="full-1", newest_until=NOW + timedelta(days=30)
-    )
-    locked = StorageLook("secondary", reachable=True, lock=replace(lock, **changes))
-    storages = [StorageLook("primary", reachable=True), locked]
-    assert _codes(_report(storages=storages)) == ([code] if code else [])
 
 
 def test_rto_beyond_its_goal() -> None:

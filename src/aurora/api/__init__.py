@@ -87,6 +87,7 @@ if TYPE_CHECKING:
         undelete_backup,
     )
     from aurora.api.security import audit_security
+    from aurora.api.setup import doctor, init
     from aurora.api.streaming import stream
     from aurora.repository.sealed import new_identity
 
@@ -100,12 +101,14 @@ __all__ = [
     "close_incident",
     "communicate",
     "create_backup",
+    "doctor",
     "drill",
     "drills",
     "heal_backups",
     "hold_backup",
     "incident_records",
     "incident_report",
+    "init",
     "last_test",
     "list_backups",
     "list_keys",
@@ -174,12 +177,14 @@ _HOMES = {
     "close_incident": "aurora.api.incident_talk",
     "communicate": "aurora.api.incident_talk",
     "create_backup": "aurora.api.backups",
+    "doctor": "aurora.api.setup",
     "drill": "aurora.api.drilling",
     "drills": "aurora.api.drilling",
     "heal_backups": "aurora.api.backups",
     "hold_backup": "aurora.api.retention",
     "incident_records": "aurora.api.incidents",
     "incident_report": "aurora.api.incident_talk",
+    "init": "aurora.api.setup",
     "last_test": "aurora.api.proof",
     "list_backups": "aurora.api.backups",
     "list_keys": "aurora.api.keys",

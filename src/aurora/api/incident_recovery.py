@@ -4,7 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,24 +155,28 @@ def recover_table(
     with book.doing(chosen, "recover", by=who, alone=True, how="table", table=table) as doing:
         took = settle(aurora, book, chosen, own, by=who, sink=sink)
         moment, _ = _decided(aurora, chosen, target, (), storage, sink)
-        wanted = {"table": table, "as": options.as_name or "", "asked": str(moment)}
-        if (before := _same_again(took, "table", wanted)) is not None and not options.replace:
+        wanted = {"table": table, "as": options.as_name or "", "replaced": options.replace,
+                  "asked": str(moment)}  # fmt: skip
+        if (before := _same_again(took, "table", wanted)) is not None:
             return before
+        effect = Effect("table", ConnInfo.parse(own).redacted(), begun=False)
 
         def agreed(plan: TablePlan) -> None:
+            nonlocal effect
             if confirm is not None:
                 confirm(plan)
-            made = plan.new_name or (plan.root.schema, plan.root.name)
-            about_to(doing, Effect(
-                "table", ConnInfo.parse(own).redacted(), restore_id=plan.restore_id,
-                relation=() if plan.replaces else made,
+            effect = replace(
+                effect, restore_id=plan.restore_id,
                 document={**wanted, **_known(plan.restore_id, plan.backup.entry.id, moment),
                           "restored_as": ".".join(plan.new_name or ())},
-            ))  # fmt: skip
+            )  # fmt: skip
+            about_to(doing, effect)
 
         report = restore_table(
             aurora, table, moment=moment, target=dsn, options=options, storage=storage,
-            confirm=agreed, sink=sink,
+            confirm=agreed,
+            before_commit=lambda xid: about_to(doing, replace(effect, begun=True, xid=xid)),
+            sink=sink,
         )  # fmt: skip
         _restored(aurora, doing, "table", report, sink)
     return report
@@ -358,7 +362,7 @@ def _known(restore_id: str, backup_id: str, moment: Target) -> dict[str, Any]:
 
 
 def _same_again(
-    took: Sequence[Effect], how: str, wanted: Mapping[str, str]
+    took: Sequence[Effect], how: str, wanted: Mapping[str, object]
 ) -> RestoreReport | None:
     """The report of a run that died when all was done, where it did what is asked for now."""
     for one in took:

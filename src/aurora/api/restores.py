@@ -261,6 +261,7 @@ def restore_table(
     identity: Sequence[Path] = (),
     notices: Sequence[str] = (),
     confirm: Callable[[TablePlan], None] | None = None,
+    before_commit: Callable[[str], None] | None = None,
     sink: EventSink = discard,
 ) -> RestoreReport:
     """Restore one table or partition tree: as a backup holds it, or to a point in time.
@@ -277,6 +278,8 @@ def restore_table(
         identity: age identity files, for a sealed backup.
         notices: sentences for the plan and the report.
         confirm: gets the plan before anything is changed, and may raise.
+        before_commit: gets the number of the transaction that does it all, just before its
+            commit; ``pg_xact_status`` tells later whether that came. May raise.
 
     Raises: see :func:`aurora.operations.restore_table.run_restore_table`.
     """
@@ -307,7 +310,10 @@ def restore_table(
         note.repository = keyed(plan.backup.repository)
         with held(plan.backup.repository):
             report = reported(
-                aurora, lambda: run_restore_table(plan, make_safety_backup=safety, sink=sink)
+                aurora,
+                lambda: run_restore_table(
+                    plan, make_safety_backup=safety, before_commit=before_commit, sink=sink
+                ),
             )
         _tell(note, report)
     return report

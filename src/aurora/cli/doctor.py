@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from aurora import api
 from aurora.cli import context as run
 from aurora.cli.render import findings, surface
-from aurora.operations.doctor import examine, worst
+from aurora.operations.doctor import worst
 from aurora.operations.findings import Finding, Level, good
 from aurora.units import plural
 
@@ -30,10 +31,7 @@ def doctor(
             shown.print(*findings([finding]))
 
         tell(good("config", f"configuration {run.config_path(context)}, source {aurora.database}"))
-        backup = aurora.settings.backup
-        for finding in examine(
-            aurora, jobs=backup.jobs, skip=backup.skip, chunk_bytes=backup.chunk_size
-        ):
+        for finding in api.doctor(aurora):
             tell(finding)
         count = Counter(finding.level for finding in found)
         bad = worst(found) is Level.ERROR

@@ -6,17 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
+from aurora import api
 from aurora.cli import context as run
 from aurora.cli.prompts import ask_new_secret, ask_secret, confirm
 from aurora.cli.render import Surface, findings, recovery_code, surface
-from aurora.config import load_settings
 from aurora.errors import UsageError
 from aurora.events import Noted, Warned
-from aurora.operations import init as operation
 from aurora.operations.configuration import write_new
 from aurora.operations.findings import Level
+from aurora.operations.init import Place, Plan, Report
 from aurora.units import plural
-from aurora.wiring import Aurora, address_from_here, init_options
 
 
 def init(
@@ -60,65 +59,32 @@ def init(
     describes and is missing is made.
     """
     config = run.config_path(context)
-    given = {
-        "source": {"dsn": source, "name": name},
-        "primary": {"url": primary and address_from_here(primary, config)},
-        "secondary": {"url": secondary and address_from_here(secondary, config)},
-    }
-    aurora = _subject(config, given, no_secondary=no_secondary)
-    options = init_options(aurora, config, npm=Path.cwd() if npm else None)
     if recovery_code_file is not None and recovery_code_file.exists():
         raise UsageError(f"{recovery_code_file} exists already", hint="Name a new file.")
-    # Asked for before the checks, so that nobody waits for them in vain.
-    aurora.source()
-    aurora.passphrase("primary")
-    if options.secondary is not None:
-        aurora.passphrase("secondary")
     with surface(json) as shown:
-        checked = operation.plan(aurora, options)
-        shown.print(*findings(checked.findings))
-        operation.refuse_errors(checked)
-        if options.secondary is None:
-            _warn_of_one_storage(shown)
-        doubtful = [finding for finding in checked.findings if finding.level is Level.WARNING]
-        if doubtful and not options.written:
-            warnings = plural(len(doubtful), "warning")
-            confirm(
-                f"Go on in spite of {warnings}?", action=f"go on in spite of {warnings}", yes=yes
-            )
-        reveal = _Reveal(shown, recovery_code_file)
-        report = operation.apply(aurora, checked, reveal=reveal, sink=shown.sink)
-        _say(shown, report, checked, recovery_code_file)
+        report = api.init(
+            config,
+            source=source,
+            primary=primary,
+            secondary=secondary,
+            no_secondary=no_secondary,
+            name=name,
+            npm=Path.cwd() if npm else None,
+            ask=ask_secret,
+            ask_passphrase=ask_new_secret,
+            reveal=_Reveal(shown, recovery_code_file),
+            confirm=lambda checked: _confirm(shown, checked, yes=yes),
+            sink=shown.sink,
+        )
+        _say(shown, report, recovery_code_file)
 
 
-def _subject(config: Path, given: dict[str, dict[str, Any]], *, no_secondary: bool) -> Aurora:
-    """The configuration that the file, or the flags, describe. Raises UsageError."""
-    flags = {
-        section: kept
-        for section, fields in given.items()
-        if (kept := {key: value for key, value in fields.items() if value})
-    }
-    if config.exists():
-        settings = load_settings(config)
-        operation.refuse_difference(config, settings.model_dump(), flags)
-    else:
-        settings = load_settings(None, flags, base=config.absolute().parent)
-        missing = [
-            flag
-            for flag, there in (
-                ("--source", settings.source.dsn),
-                ("--primary", settings.primary.url),
-                ("--secondary", settings.secondary or no_secondary),
-            )
-            if not there
-        ]
-        if missing:
-            raise UsageError(
-                f"{missing[0]} is not given",
-                hint="aurora init --source DSN --primary URL --secondary URL. The secondary is a "
-                "second place, best at another provider; --no-secondary does without, at a risk.",
-            )
-    return Aurora(settings, ask=ask_secret, ask_passphrase=ask_new_secret)
+def _confirm(shown: Surface, checked: Plan, *, yes: bool) -> None:
+    shown.print(*findings(checked.findings))
+    doubtful = [finding for finding in checked.findings if finding.level is Level.WARNING]
+    if doubtful and not checked.errors and not checked.options.written:
+        warnings = plural(len(doubtful), "warning")
+        confirm(f"Go on in spite of {warnings}?", action=f"go on in spite of {warnings}", yes=yes)
 
 
 class _Reveal:
@@ -128,7 +94,7 @@ class _Reveal:
         self._shown, self._file = shown, file
         self._lines: list[str] = []
 
-    def __call__(self, place: operation.Place, code: str) -> None:
+    def __call__(self, place: Place, code: str) -> None:
         if self._file is None:
             self._shown.print(*recovery_code(place, code))
             return
@@ -137,19 +103,7 @@ class _Reveal:
         write_new(self._file, "".join(self._lines), mode=0o600)
 
 
-def _warn_of_one_storage(shown: Surface) -> None:
-    shown.sink(
-        Warned(
-            "no-secondary",
-            "without a secondary storage one accident can take every backup",
-            "Add [secondary] to aurora.toml and run `aurora init` again at any time.",
-        )
-    )
-
-
-def _say(
-    shown: Surface, report: operation.Report, checked: operation.Plan, code_file: Path | None
-) -> None:
+def _say(shown: Surface, report: Report, code_file: Path | None) -> None:
     for name in report.scripts_kept:
         shown.sink(
             Warned("npm-script-kept", f"package.json has another script {name}; it was left alone")
@@ -170,7 +124,7 @@ def _say(
             "repository_ids": dict(report.repository_ids),
             "created": list(report.created),
             "scripts_added": list(report.scripts_added),
-            "findings": [asdict(finding) for finding in checked.findings],
+            "findings": [asdict(finding) for finding in report.findings],
             **codes,
         },
         [

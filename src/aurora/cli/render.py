@@ -221,18 +221,13 @@ def plan(title: str, facts: Iterable[tuple[str, object]]) -> list[object]:
 _LEVEL_STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 
-_DETAILS = 5  # of one finding; more are not read
-
-
 def findings(found: Iterable[Finding]) -> list[Text]:
-    """One line each, with a few details, and what to do under those that need it."""
+    """One line each, with what to do under those that need it."""
+    under = "\n" + " " * 12
     lines: list[Text] = []
     for finding in found:
         style = _LEVEL_STYLES.get(finding.level, "")
         lines.append(Text.assemble((f"{finding.level:<7}", style), "  ", finding.message))
-        lines += [Text(f"         - {detail}") for detail in finding.details[:_DETAILS]]
-        if (more := len(finding.details) - _DETAILS) > 0:
-            lines.append(Text(f"         - {more:,} more: `aurora doctor --json` names them all"))
         if finding.hint and finding.level != "ok":
-            lines.append(Text(f"         -> {finding.hint}"))
+            lines.append(Text(f"         -> {finding.hint.replace(chr(10), under)}"))
     return lines

@@ -80,6 +80,8 @@ def _storage_row(one: StorageLook) -> tuple[str, ...]:
         state = one.error
     elif one.replicated_to:
         state = f"up to {one.replicated_to}"
+    if one.locked_until is not None:
+        state += f"{', ' * bool(state)}locked until {one.locked_until:%Y-%m-%d}"
     price = "no price set" if one.price is None else "?" if cost is None else f"{cost:.2f}"
     return f"{one.place} {one.url}", *numbers, price, state
 
@@ -99,9 +101,6 @@ def _facts(report: StatusReport) -> Iterator[tuple[str, object]]:
     yield "last test", _last_test(report)
     for place, covered in report.covered.items():
         yield f"verified, {place}", _verified(report, covered)
-    for one in report.storages:
-        if one.lock is not None:
-            yield f"locked, {one.place}", one.lock.words()
     others = {
         name: due for name, due in report.next_runs.items()
         if name not in {one.type for one in report.backups}

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from aurora.errors import AuroraError, RepositoryNotFound
 from aurora.operations.content import Backup
 from aurora.operations.findings import Finding, Level, failed, good, guarded, warning
-from aurora.operations.lock_checks import check_locked_until, check_object_lock, kept_backups
+from aurora.operations.lock_checks import check_locked_until, check_object_lock, read_locked
 from aurora.operations.log_checks import check_log
 from aurora.operations.objects import SourceObjects
 from aurora.operations.objects_checks import check_objects
@@ -24,7 +24,6 @@ from aurora.repository.door import Repository
 from aurora.repository.ground import Ground
 from aurora.repository.ids import SEALED, STREAM
 from aurora.repository.layout import ObjectType
-from aurora.repository.lock_table import read_lock_table
 from aurora.repository.mirror import MirrorView
 from aurora.repository.slots import SlotInfo
 from aurora.storage.base import Storage
@@ -148,10 +147,8 @@ def _check_lock(subject: Subject, place: Place) -> Iterator[Finding]:
 
 def _check_locked_until(subject: Subject, place: Place, ground: Ground) -> Iterator[Finding]:
     lock = subject.object_lock(place)
-    if lock is None:
-        return
-    table = read_lock_table(ground)
-    yield from check_locked_until(place, lock.rule.margin, table, kept_backups(ground))
+    if lock is not None:
+        yield from check_locked_until(place, lock.rule.margin, read_locked(ground))
 
 
 def _check_slots(place: Place, slots: list[SlotInfo]) -> Iterator[Finding]:

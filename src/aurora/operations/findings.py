@@ -8,12 +8,12 @@ from aurora.storage.probe import Finding, Level
 __all__ = ["Finding", "Level", "failed", "good", "guarded", "listed", "of_error", "warning"]
 
 
-def good(code: str, message: str, details: Iterable[str] = ()) -> Finding:
-    return Finding(code, Level.OK, message, details=tuple(details))
+def good(code: str, message: str) -> Finding:
+    return Finding(code, Level.OK, message)
 
 
-def warning(code: str, message: str, hint: str, details: Iterable[str] = ()) -> Finding:
-    return Finding(code, Level.WARNING, message, hint, tuple(details))
+def warning(code: str, message: str, hint: str) -> Finding:
+    return Finding(code, Level.WARNING, message, hint)
 
 
 def failed(code: str, message: str, hint: str) -> Finding:

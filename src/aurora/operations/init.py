@@ -93,6 +93,7 @@ class Report:
     repository_ids: Mapping[Place, str]
     created: Sequence[Place]  # repositories that this run made
     codes: Mapping[Place, str] = field(default_factory=dict, repr=False)  # recovery codes
+    findings: Sequence[Finding] = ()  # of the checks
     scripts_added: Sequence[str] = ()
     scripts_kept: Sequence[str] = ()
 
@@ -189,6 +190,7 @@ def apply(subject: Subject, checked: Plan, *, reveal: Reveal, sink: EventSink = 
         repository_ids=making.ids,
         created=tuple(making.created),
         codes=making.codes,
+        findings=checked.findings,
         scripts_added=added,
         scripts_kept=kept,
     )

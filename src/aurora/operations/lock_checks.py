@@ -1,8 +1,9 @@
 """What must be right about object lock: the bucket, the credentials, the period, the dates."""
 
 import secrets
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from aurora import clock
@@ -10,7 +11,7 @@ from aurora.errors import StorageDenied, StorageError
 from aurora.operations.findings import Finding, failed, good, warning
 from aurora.repository.ground import Ground
 from aurora.repository.layout import PROBE, ObjectType
-from aurora.repository.lock_table import COMMON
+from aurora.repository.lock_table import COMMON, read_lock_table
 from aurora.repository.removals import read_removals
 from aurora.storage.object_lock import ObjectLock
 from aurora.storage.s3_requests import BucketState
@@ -83,41 +84,45 @@ def check_object_lock(place: str, lock: ObjectLock, *, longest: timedelta) -> It
         )
 
 
-def kept_backups(ground: Ground) -> list[str]:
-    """``database/id`` of each backup on the storage that no removal lets go.
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """How far ahead what the kept backups of a storage need is locked, as it remembers."""
 
-    Raises StorageError, IntegrityError.
-    """
+    ends: datetime | None  # the first end; None where nothing is known
+    backups: int
+    unknown: int  # of them: made since locks were last extended, and locked by their own puts
+
+
+def locked(table: Mapping[str, datetime], backups: Sequence[str]) -> Locked:
+    """Of *backups* (``database/id``) by the lock table."""
+    ends = (at for backup, at in table.items() if backup in backups or backup == COMMON)
+    unknown = sum(backup not in table for backup in backups)
+    return Locked(min(ends, default=None), len(backups), unknown)
+
+
+def read_locked(ground: Ground) -> Locked:
+    """Of the backups that are there and not leaving. Raises StorageError, IntegrityError."""
     listed = [info.name for info in ground.view.list(ObjectType.BACKUP.prefix)]
     gone = read_removals(ground.view, ground.signer)  # on a secondary others sign them
     leaving = {f"{one.database}/{backup}" for one in gone for backup in one.backups}
     backups = [name.removeprefix(ObjectType.BACKUP.prefix) for name in listed]
-    return [backup for backup in backups if backup not in leaving]
+    return locked(read_lock_table(ground), [one for one in backups if one not in leaving])
 
 
-def locks_end(table: Mapping[str, datetime], backups: Collection[str]) -> datetime | None:
-    """When the first lock of what *backups* need ends, as far as *table* tells."""
-    ends = [at for backup, at in table.items() if backup in backups or backup == COMMON]
-    return min(ends, default=None)
-
-
-def check_locked_until(
-    place: str, rule_margin: timedelta, table: Mapping[str, datetime], backups: list[str]
-) -> Iterator[Finding]:
-    """Whether the locks of the kept *backups* (``database/id``) are kept up."""
-    unknown = [backup for backup in backups if backup not in table]
-    ends = locks_end(table, backups)
+def check_locked_until(place: str, margin: timedelta, found: Locked) -> Iterator[Finding]:
+    """Whether the locks are kept up. *margin*: how long all is locked at any time."""
+    ends = found.ends
     hint = (
         "Run `aurora backup replicate` (secondary) or `aurora backup prune`, and see that they "
         "run on schedule."
     )
-    if ends is not None and ends < clock.now() + rule_margin / 2:
+    if ends is not None and ends < clock.now() + margin / 2:
         yield warning(
             f"{place}-lock-ends",
             f"{place}: the first locks of kept backups end at {clock.isoformat(ends)}",
             hint,
         )
-    elif unknown and len(unknown) == len(backups):
+    elif found.backups and found.unknown == found.backups:
         yield warning(
             f"{place}-lock-unknown",
             f"{place}: nothing tells yet that the locks of the backups there are kept up",

@@ -8,13 +8,7 @@ from aurora.operations.findings import Finding, failed, good, listed, warning
 from aurora.operations.log_state import slot_break
 from aurora.operations.slot_health import Danger, SlotHealth, read_slot_facts
 from aurora.operations.slot_health import slot_health as judged
-from aurora.operations.source import (
-    each_read_again,
-    held_note,
-    plan_prepare,
-    read_again,
-    wanted_tables,
-)
+from aurora.operations.source import held_note, plan_prepare, read_again, wanted_tables
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import translated
 from aurora.postgres.server import ServerFacts, inspect_server, open_control
@@ -35,6 +29,8 @@ def check_log(info: ConnInfo, label: str, skip: Collection[str] = ()) -> Iterato
             plan = plan_prepare(info.dsn(), label, skip=skip)
             yield _not_there(facts, tables)
             yield from (_missing(one) for one in plan.refused)
+            if weak := plan.read_again:
+                yield _missing(read_again(weak))
             return
         if broken := slot_break(held, names, facts.database):
             yield failed("log-slot", broken, "Incrementals become fulls until it is mended.")
@@ -62,7 +58,6 @@ def _not_there(facts: ServerFacts, tables: list[Identity]) -> Finding:
         f"no change log is kept{lacking}: only full backups. `aurora source prepare` makes one: "
         f"{plural(len(tables) - len(weak), 'table')} streamed, {len(weak)} read again at each "
         f"incremental; {risk}",
-        each_read_again(weak),
     )
 
 

@@ -44,7 +44,7 @@ from aurora.operations.reports import RestoreReport, TableResult
 from aurora.operations.restore import new_restore_id
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import translated
-from aurora.postgres.server import inspect_server, open_control, require_usable
+from aurora.postgres.server import inspect_server, open_control, require_usable, transaction_id
 from aurora.units import format_count, format_size
 
 Mode = Literal["create", "replace", "copy"]
@@ -218,9 +218,14 @@ def run_restore_table(
     plan: TablePlan,
     *,
     make_safety_backup: Callable[[TablePlan], str] | None,
+    before_commit: Callable[[str], None] | None = None,
     sink: EventSink,
 ) -> RestoreReport:
     """Do what the plan says, in one transaction.
+
+    Args:
+        before_commit: gets the transaction's number (64 bits) when all is done but the commit;
+            what it raises rolls back.
 
     Raises:
         CheckFailed, TargetError, IntegrityError, StorageError, Cancelled: nothing was changed.
@@ -240,7 +245,7 @@ def run_restore_table(
     )
     with ExitStack() as stack:
         source, rows = _rows(plan, report, stack, sink)
-        data = _restore(plan, rows, report, make_safety_backup, sink)
+        data = _restore(plan, rows, report, make_safety_backup, before_commit, sink)
         report.bytes_fetched = source.bytes_read
     by_oid = {table.oid: table for table in plan.tables}
     report.tables = [
@@ -281,6 +286,7 @@ def _restore(
     rows: Rows,
     report: RestoreReport,
     make_safety_backup: Callable[[TablePlan], str] | None,
+    before_commit: Callable[[str], None] | None,
     sink: EventSink,
 ) -> Sequence[TableData]:
     """The transaction itself; what the table must hold, and does."""
@@ -332,6 +338,8 @@ def _restore(
                     create_copy(conn, schema, name, plan.root, plan.tables, loaded, cancel)
             if plan.mode != "copy":
                 report.sequences = _advance_sequences(conn, plan)
+            if before_commit is not None:
+                before_commit(transaction_id(conn))
         name = quoted(*(plan.new_name or (plan.root.schema, plan.root.name)))
         statement = f"{'VACUUM (ANALYZE)' if plan.replaces else 'ANALYZE'} {name}"
         try:

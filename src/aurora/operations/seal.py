@@ -19,7 +19,8 @@ from aurora.engines.base import Buffer, RowsSum, Snapshot, Stored, TableData
 from aurora.engines.logical.export import ExportOptions, export
 from aurora.engines.logical.script import restore_script
 from aurora.engines.logical.snapshot import HeldSnapshot
-from aurora.engines.supabase.documents import StoragePart
+from aurora.engines.supabase.documents import ObjectPage, StoragePart
+from aurora.engines.supabase.script import files_script, page_script
 from aurora.events import EventSink, PhaseBegun, PhaseEnded, Warned
 from aurora.operations.backup import (
     BackupOptions,
@@ -41,9 +42,6 @@ from aurora.repository.sealed_door import INDEX
 from aurora.repository.writer import Writer
 from aurora.version import __version__
 
-SCRIPT = f"restore.sh{SUFFIX}"
-"""The part that restores the others without Aurora."""
-
 
 @dataclass(slots=True)
 class _Made:
@@ -62,6 +60,7 @@ class PartStore:
         self._writer = writer
         self._made = made
         self._numbers = itertools.count(1)
+        self._pages = itertools.count(1)
         self._lock = threading.Lock()
         self._parts: list[Ref] = []
         self._sums: dict[str, str] = {}
@@ -91,8 +90,15 @@ class PartStore:
         return self.put(data)
 
     def put_page(self, data: Buffer) -> Stored:
-        """A page of the list of Storage objects."""
+        """A page of the list of Storage objects, and what writes its files without Aurora."""
+        script = page_script(msgspec.json.decode(data, type=ObjectPage))
+        with self._lock:
+            number = next(self._pages)
+        self.put_script(f"files.{number:06d}.sh", script)
         return self.put(data)
+
+    def put_script(self, name: str, script: str) -> None:
+        self.put_named(name + SUFFIX, script.encode(errors="surrogateescape"))
 
     def may_name(self, stored: Stored) -> bool:  # noqa: ARG002
         """Never: a sealed backup shares nothing."""
@@ -162,6 +168,9 @@ def create_sealed(
                 cancel=cancel,
             )
             storage, _ = objects.finish()
+            if storage is not None and storage.pages:
+                script = files_script(storage, backup=made.backup_id, database=made.database)
+                store.put_script("files.sh", script)
             sink(PhaseBegun("making durable"))
             writer.flush()
             _describe(report, snapshot, data)
@@ -223,10 +232,7 @@ def _put_descriptions(
         storage=storage,
     )  # fmt: skip
     commit = {"backup": made.backup_id, "database": made.database}
-    script = restore_script(
-        snapshot, data, backup=made.backup_id, database=made.database, sums=store.sums()
-    )
-    store.put_named(SCRIPT, script.encode(errors="surrogateescape"))
+    store.put_script("restore.sh", restore_script(snapshot, data, **commit, sums=store.sums()))
     store.put_named(INDEX, canonical.dumps({**msgspec.to_builtins(body), "commit": commit}))
 
 

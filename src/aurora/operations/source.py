@@ -5,7 +5,7 @@ running it does what the plan says. What stands in the way is named in the plan,
 would help, before anything is tried.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,12 @@ from aurora.engines.logical.slot import Identity, LogNames, SlotState
 from aurora.engines.logical.target import is_replaced
 from aurora.errors import AuroraError, Incomplete, SourceUnsupported
 from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded
-from aurora.operations.findings import Finding, Level, failed, warning
+from aurora.operations.findings import Finding, Level, failed, listed, warning
 from aurora.postgres.errors import translated
 from aurora.postgres.server import ServerFacts, inspect_server, open_control, require_usable
 from aurora.units import format_duration, format_size, plural
+
+_FIXES_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,22 +357,26 @@ def _markers(facts: ServerFacts, *, may: bool, wanted: bool) -> list[Finding]:
     ]
 
 
-def read_again(weak: list[Identity]) -> Finding:
-    """What is to be said of tables that the log cannot carry, with what would change it."""
-    fixable = any(one.fix for one in weak)
+def read_again(weak: Sequence[Identity]) -> Finding:
+    """What is read again instead of streamed, by reason, and the statements that change it."""
+    reasons: dict[str, list[str]] = {}
+    for one in weak:
+        reasons.setdefault(one.why, []).append(one.shown)
+    told = (f"{why}: {listed(names, at_most=5)}" for why, names in reasons.items())
+    fixes = [one.fix for one in weak if one.fix]
+    hint = ["They can be recovered to the moments of backups only."]
+    if fixes:
+        hint[0] += " What changes it:"
+        hint += fixes[:_FIXES_SHOWN]
+    if len(fixes) > _FIXES_SHOWN:
+        hint.append(f"and {len(fixes) - _FIXES_SHOWN} more: `aurora source prepare --json`")
     return warning(
         "log-tables-read-again",
-        f"{plural(len(weak), 'table')} read again at each incremental: the log cannot carry "
-        "every change",
-        "They can be recovered to the moments of backups only."
-        + (" The statement beside each changes that." if fixable else ""),
-        each_read_again(weak),
+        f"{plural(len(weak), 'table')} read again at each incremental, not streamed ("
+        + "; ".join(told)
+        + ")",
+        "\n".join(hint),
     )
-
-
-def each_read_again(weak: list[Identity]) -> list[str]:
-    """One line a table: why, and the statement that changes it."""
-    return [f"{one.shown} ({one.why})" + (f": {one.fix}" if one.fix else "") for one in weak]
 
 
 def held_note(held: SlotState) -> str:

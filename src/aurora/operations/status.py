@@ -20,9 +20,13 @@ from aurora.operations.findings import Finding, Level
 from aurora.operations.keys import Proofs
 from aurora.operations.measured import Measured, last_drill, newest, recorded
 from aurora.operations.slot_health import DEFAULT_LIMIT, SlotHealth
-from aurora.operations.status_locks import LockLook, look_at_locks
 from aurora.operations.status_source import Rpo, SourceLook, look_at_source, rpo_now
-from aurora.operations.status_storage import StorageLook, compare_copies, look_at_storage
+from aurora.operations.status_storage import (
+    StorageLook,
+    compare_copies,
+    look_at_locks,
+    look_at_storage,
+)
 from aurora.operations.window import Span, Window, recovery_window
 from aurora.postgres.conninfo import ConnInfo
 from aurora.repository.catalog import BackupEntry
@@ -50,10 +54,10 @@ class Subject(Protocol):
     def has_secondary(self) -> bool: ...
     def source(self) -> ConnInfo: ...
     def storage(self, place: Place) -> Storage: ...
+    def object_lock(self, place: Place) -> ObjectLock | None: ...
     def open_primary(self) -> Repository: ...
     def open_secondary(self, *, sink: EventSink = discard) -> Repository: ...
     def open_secondary_view(self) -> MirrorView: ...
-    def object_lock(self, place: Place) -> ObjectLock | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +181,8 @@ def look(
             report.findings.append(_found(error, report.window_of))
     _look_at_source(subject, report, options)
     report.backups = list(_types(entries, options, now))
-    _look_at_storages(subject, report, options, repository, entries)
+    _look_at_storages(subject, report, options, entries if repository is not None else None)
+    _look_at_locks(subject, report, repository)
     measured = [*options.measured]
     if repository is not None and options.state is not None:
         measured += _recorded(repository, options, report, sink)
@@ -265,11 +270,8 @@ def _look_at_storages(
     subject: Subject,
     report: StatusReport,
     options: StatusOptions,
-    repository: Repository | None,
-    entries: list[BackupEntry],
+    entries: list[BackupEntry] | None,
 ) -> None:
-    primary = repository if report.window_of == "primary" else None
-    known = entries if primary is not None else None
     places: list[Place] = ["primary", "secondary"] if subject.has_secondary else ["primary"]
     for place in places:
         seen = look_at_storage(
@@ -279,22 +281,32 @@ def _look_at_storages(
             price=options.prices.get(place),
         )
         report.storages.append(seen)
+        known = entries if report.window_of == "primary" else None
         if place == "primary":
             seen.backups = None if known is None else len(known)
         elif seen.reachable and not seen.error:
             ids = None if known is None else dict(_to_be_copied(known, report.at))
             compare_copies(seen, subject.open_secondary_view, ids, subject.database)
-        if seen.reachable and not seen.error:
-            seen.lock = _look_at_lock(subject, place, primary)
 
 
-def _look_at_lock(subject: Subject, place: Place, primary: Repository | None) -> LockLook | None:
-    lock = subject.object_lock(place)
-    if lock is None:
-        return None
-    if place == "secondary":
-        return look_at_locks(lock, lambda: subject.open_secondary_view().ground(), subject.database)
-    return None if primary is None else look_at_locks(lock, primary.ground, subject.database)
+def _look_at_locks(subject: Subject, report: StatusReport, repository: Repository | None) -> None:
+    for seen in report.storages:
+        place: Place = "primary" if seen.place == "primary" else "secondary"
+        if not seen.reachable or seen.error:
+            continue
+        try:
+            lock = subject.object_lock(place)
+            if lock is None:
+                continue
+            if place == "secondary":
+                ground = subject.open_secondary_view().ground()
+            elif repository is not None and report.window_of == "primary":
+                ground = repository.ground()
+            else:
+                continue
+            report.findings += look_at_locks(seen, lock, ground)
+        except AuroraError as error:
+            report.findings.append(_found(error, place))
 
 
 def _to_be_copied(entries: Iterable[BackupEntry], now: datetime) -> Iterable[tuple[str, datetime]]:

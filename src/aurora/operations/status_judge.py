@@ -8,7 +8,6 @@ from aurora.operations.findings import Finding, Level, failed, listed, warning
 from aurora.operations.log_state import slot_break
 from aurora.operations.slot_health import Danger
 from aurora.operations.status import Goals, StatusOptions, StatusReport, TypeStatus, shown_moment
-from aurora.operations.status_locks import judge_locks
 from aurora.operations.status_storage import StorageLook
 from aurora.units import format_duration, plural
 
@@ -172,8 +171,6 @@ def _of_storages(report: StatusReport) -> Iterator[Finding]:
                 yield failed(f"{one.place}-storage", f"{one.place}: {one.error}", hint)
         elif one.behind:
             yield _behind(one)
-        if one.lock is not None:
-            yield from judge_locks(one.place, one.lock, report.at)
     if len(report.storages) == 1:
         yield warning(
             "no-secondary",

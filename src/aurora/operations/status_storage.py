@@ -1,14 +1,17 @@
 """How the storages stand: reachable, how much is on them, how far the secondary has come."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from aurora.errors import AuroraError, ObjectMissing
-from aurora.operations.status_locks import LockLook
+from aurora.operations.findings import Finding, Level
+from aurora.operations.lock_checks import check_locked_until, read_locked
+from aurora.repository.ground import Ground
 from aurora.repository.layout import ObjectType
 from aurora.repository.mirror import MirrorView
 from aurora.storage.base import Storage
+from aurora.storage.object_lock import ObjectLock
 
 GROWTH_DAYS = 7
 _GB = 10**9
@@ -31,7 +34,7 @@ class StorageLook:
     replicated_to: str = ""  # of the secondary: the newest backup that is whole there
     behind: int | None = None  # of the secondary: backups that it lacks
     lacking_since: datetime | None = None  # when the oldest of those was made
-    lock: LockLook | None = None  # where object_lock is set
+    locked_until: datetime | None = None  # with object lock: what kept backups need, at least
 
     @property
     def monthly_cost(self) -> float | None:
@@ -67,6 +70,14 @@ def look_at_storage(
         look.reachable = True
         look.objects, look.bytes, look.grown_bytes = objects, size, grown
     return look
+
+
+def look_at_locks(look: StorageLook, lock: ObjectLock, ground: Ground) -> Iterator[Finding]:
+    """Until when it is locked; what is not right about that. Raises StorageError."""
+    found = read_locked(ground)
+    look.locked_until = found.ends
+    told = check_locked_until(look.place, lock.rule.margin, found)
+    yield from (one for one in told if one.level is not Level.OK)
 
 
 def compare_copies(

@@ -185,6 +185,13 @@ def pin_session(conn: _Connection) -> None:
     conn.execute(sql.SQL("; ").join(pinned))
 
 
+def transaction_id(conn: _Connection) -> str:
+    """The number of the open transaction, 64 bits; ``pg_xact_status`` knows it afterwards."""
+    row = conn.execute("SELECT pg_catalog.pg_current_xact_id()::text").fetchone()
+    assert row is not None
+    return str(row[0])
+
+
 def inspect_server(conn: psycopg.Connection[tuple[object, ...]]) -> ServerFacts:
     """All facts about the server behind *conn* (autocommit). Raises psycopg errors."""
     with conn.cursor(row_factory=dict_row) as cursor:

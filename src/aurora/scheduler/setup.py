@@ -190,16 +190,16 @@ def set_up(aurora: Aurora, config: Path, known: Known, sink: EventSink) -> Daemo
     gate = Gate(state.directory / "jobs", _claims(aurora, state), _source_lock(aurora))
     teller = Teller(desk, pings)
     runner = Runner(state, gate, options, [teller], sink)
+    worker = Worker(state, runner, rules, retries, sink)
     keeper = None
     if settings.stream.enabled:
         keeper = StreamKeeper(
             config.absolute(), state.directory / "jobs", teller, sink,
             stop_timeout=settings.schedule.stop_timeout,
+            # Without a full to lean on it makes one: not beside the schedule's very first.
+            may_begin=lambda: state["full"].ok_at is not None or not worker.is_at("full"),
         )  # fmt: skip
-    daemon = Daemon(
-        aurora, state, runner, Worker(state, runner, rules, retries, sink), desk, pings, Board(),
-        rules, retries, keeper,
-    )  # fmt: skip
+    daemon = Daemon(aurora, state, runner, worker, desk, pings, Board(), rules, retries, keeper)
     daemon.worker.chores = [
         (settings.metrics.refresh, daemon.look),
         (_FLUSH_SECONDS, daemon.flush),

@@ -15,6 +15,7 @@ from aurora.units import format_duration
 
 WORDS = ("stream",)
 ELSEWHERE = "stream-running"  # the error's code: another host streams, and this one waits
+_ASKED_EVERY = 0.5
 _FIRST_WAIT = 5.0
 _LONGEST_WAIT = 300.0
 _WELL_AFTER = 120.0  # a stream that ran this long begins its back-off anew
@@ -39,13 +40,16 @@ class StreamKeeper:
         sink: EventSink,
         *,
         stop_timeout: float,
+        may_begin: Callable[[], bool] = lambda: True,
         start: Callable[..., ChildResult] = run_child,
     ) -> None:
+        """*may_begin* is asked before the first one, until it says so."""
         self._config = config
         self._directory = directory
         self._listening = listening
         self._sink = sink
         self._stop_timeout = stop_timeout
+        self._may_begin = may_begin
         self._start = start
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="aurora-stream", daemon=True)
@@ -67,6 +71,8 @@ class StreamKeeper:
             self._thread.join()
 
     def _keep(self) -> None:
+        while not self._may_begin() and not self._stop.wait(_ASKED_EVERY):
+            pass
         wait, down_since = _FIRST_WAIT, None
         while not self._stop.is_set():
             begun, began_at = time.monotonic(), clock.now()

@@ -70,6 +70,15 @@ class Worker:
         with self._lock:
             return sorted(self._busy)
 
+    def is_at(self, name: str) -> bool:
+        """Whether a job runs, waits for its lane, or is due."""
+        with self._lock:
+            if name in self._busy:
+                return True
+        rule = self._rules.get(name)
+        due = rule and due_now(rule, self._state[name], self._now(), self._retries)
+        return due is not None
+
     def start(self) -> None:
         """Begin in the background."""
         from apscheduler.events import EVENT_JOB_ERROR  # noqa: PLC0415 - slow to import

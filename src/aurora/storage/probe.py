@@ -38,16 +38,12 @@ class Level(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was tried. ``code`` is stable; ``hint`` says what to do.
-
-    ``details``: what it is about, one by one, where that is too much for ``message``.
-    """
+    """One thing that was tried. ``code`` is stable; ``hint`` says what to do."""
 
     code: str
     level: Level
     message: str
     hint: str = ""
-    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,15 @@
 """What a recovery is about to change, written down before it does, and looked up if its run died.
 
 The server alone knows whether a transaction that a dead run had sent off was committed. What is
-written down is enough to ask it: the transaction's number, or what exists only afterwards.
+written down is enough to ask it: the transaction's number, or a database that exists only
+afterwards.
 """
 
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from aurora.engines.logical.names import Connection, quoted
+from aurora.engines.logical.names import Connection
 from aurora.engines.logical.target import maintenance
 from aurora.errors import RepositoryLocked
 from aurora.operations.incident.record import Running
@@ -27,16 +28,16 @@ class Effect:
     Attributes:
         how: rows, table or whole.
         target: the server and database, without a secret.
-        xid: the transaction that changes rows.
-        relation: schema and name of a table that is there only afterwards.
+        begun: False as long as nothing can have taken effect.
+        xid: the transaction that does it.
         database: a database that is there only afterwards.
         document: what to tell of the recovery if it did.
     """
 
     how: str
     target: str
+    begun: bool = True
     xid: str = ""
-    relation: tuple[str, ...] = ()
     database: str = ""
     restore_id: str = ""
     document: dict[str, Any] = field(default_factory=dict)
@@ -44,27 +45,25 @@ class Effect:
     @staticmethod
     def of(dead: Running) -> "Effect":
         """What a record holds."""
-        known = dead.facts["effect"]
-        return Effect(**{**known, "relation": tuple(known.get("relation", ()))})
+        return Effect(**dead.facts["effect"])
 
     def took(self, dsn: str) -> bool | None:
         """Whether it took effect, by the server of *dsn*; None where nobody can say any more.
 
         Raises TargetError; RepositoryLocked while the dead run's transaction goes on.
         """
+        if not self.begun:
+            return False
         if self.database:
             with maintenance(ConnInfo.parse(dsn)) as conn:
                 return _has_database(conn, self.database)
+        if not self.xid:
+            return None
         with (
             open_control(dsn, what="target") as conn,
             translated("target", doing="looking at what a run before this one did"),
         ):
-            if self.relation:
-                row = conn.execute(
-                    "SELECT pg_catalog.to_regclass(%s) IS NOT NULL", (quoted(*self.relation),)
-                ).fetchone()
-                return bool(row and row[0])
-            return _committed(conn, self.xid) if self.xid else None
+            return _committed(conn, self.xid)
 
 
 def _has_database(conn: Connection, name: str) -> bool:

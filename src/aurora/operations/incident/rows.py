@@ -23,7 +23,7 @@ from aurora.operations.incident.copies import copy_file, lines_of, statements_of
 from aurora.operations.incident.logkeys import BAD, GOOD, MOVED, ROWS, LogKeys, TableKeys
 from aurora.operations.point import Point
 from aurora.postgres.errors import translated
-from aurora.postgres.server import open_control
+from aurora.postgres.server import open_control, transaction_id
 from aurora.units import format_count, plural
 
 SCHEMA = "aurora_recovery"
@@ -202,8 +202,7 @@ def run_rows(
             with conn.transaction():
                 _put_back(conn, plan, report)
                 if before_commit is not None:
-                    row = conn.execute(b"SELECT pg_catalog.pg_current_xact_id()::text").fetchone()
-                    before_commit(str(row[0]) if row else "", report)
+                    before_commit(transaction_id(conn), report)
         except psycopg.errors.ForeignKeyViolation as error:
             raise TargetRefused(
                 f"rows that would come back refer to rows that are gone: "
