@@ -109,9 +109,22 @@ def test_from_backup_to_proven_restore(cli: Cli, source: str, tmp_path: Path) ->
         run_script(source, f'DROP DATABASE "{target.rpartition("/")[2]}"')
 
 
-def test_the_source_is_down(cli: Cli) -> None:
-    """The backups are told of all the same; RPO is a bound."""
+def test_another_label_is_told_from_the_loss_of_all_backups(cli: Cli) -> None:
+    """A name that is not the one of before: status and list tell which labels there are."""
     cli("backup", "create", code=0)
+    label = _report(cli("backup", "status", "--json"))["database"]
+    listed = cli("backup", "list", code=0, AURORA_SOURCE_NAME="renamed")
+    assert f"the repository holds those of {label}" in listed.stdout
+    told = cli("backup", "status", code=1, AURORA_SOURCE_NAME="renamed")
+    assert f"The repository holds backups of {label}" in told.stdout
+    assert "no backups yet" not in listed.stdout
+
+
+def test_the_source_is_down(cli: Cli) -> None:
+    """The backups are told of all the same; RPO is a bound. No backup is said to be made."""
+    cli("backup", "create", code=0)
+    failed = cli("backup", "create", code=20, AURORA_SOURCE_DSN="postgresql://nobody@127.0.0.1:1/x")
+    assert "The backup itself is whole" not in failed.stdout + failed.stderr
     report = _report(
         cli("backup", "status", "--json", AURORA_SOURCE_DSN="postgresql://nobody@127.0.0.1:1/x")
     )

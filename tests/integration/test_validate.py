@@ -7,6 +7,7 @@ import pytest
 from aurora.events import discard
 from aurora.operations.proof.checks import Outcome, Status
 from aurora.operations.proof.validate import Expected, ValidateOptions, ValidateReport, validate
+from aurora.operations.source import plan_prepare, plan_undo, run_prepare, run_undo
 from tests.fixtures.faults import run_sql
 from tests.fixtures.postgres import NewDatabase
 from tests.fixtures.projects import NewRole, NewTarget, Project
@@ -114,6 +115,22 @@ def test_what_is_gone_or_other_in_the_schema_is_named(project: Project, restored
     assert "is not in the backup" in others
     assert "FUNCTION public.twice(integer) has another definition" in others
     assert any("sequence public.numbers" in one for one in _problems(report, "rows and checksums"))
+
+
+def test_what_marks_schema_changes_is_not_missed(
+    project: Project, new_database: NewDatabase, new_target: NewTarget
+) -> None:
+    """No restore brings it along: neither the restored database nor the source differs."""
+    source, target = new_database(), new_target()
+    run_sql(source, SHOP)
+    run_prepare(plan_prepare(source, "app", ddl_markers=True), sink=discard)
+    try:
+        project.backup(source)
+        project.restore(target)
+        for dsn in (target, source):
+            assert _validate(project, dsn).outcome is Outcome.OK
+    finally:
+        run_undo(plan_undo(source, "app"), sink=discard)
 
 
 def test_roles_are_compared(project: Project, new_database: NewDatabase, new_role: NewRole) -> None:

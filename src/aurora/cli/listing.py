@@ -1,5 +1,6 @@
 """`aurora backup list`."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -49,6 +50,10 @@ def list_backups(
                     right="stored objects",
                 )
             )
+        others: set[str] = set()
+        if not entries and not all_databases:
+            every, _ = api.list_with_marks(aurora, storage=storage, all_databases=True)
+            others = {entry.database for entry in every}
         shown.summary(
             {
                 "operation": "backup list",
@@ -57,11 +62,20 @@ def list_backups(
             },
             [
                 *(f"everything is held: {why}" for why in marks.get("all", Marks()).held),
-                plural(len(entries), "backup")
-                if entries
-                else "no backups yet; run `aurora backup create`",
+                plural(len(entries), "backup") if entries else _none(others),
             ],
         )
+
+
+def _none(others: Iterable[str]) -> str:
+    """Another label than before is easily taken for the loss of all backups."""
+    told = ", ".join(sorted(others))
+    if told:
+        return (
+            f"no backups of this source; the repository holds those of {told} (`aurora backup list "
+            "--all`). Is it the same database? Then set name under [source] to that label"
+        )
+    return "no backups yet; run `aurora backup create`"
 
 
 def _listed(entry: BackupEntry, marks: Marks | None) -> dict[str, Any]:

@@ -312,21 +312,21 @@ def bring_to_mirror(
             _warn_unreplicated(report, f"{len(lacking)} of its objects are missing there", sink)
     except AuroraError as error:
         report.replicated = False
-        _warn_unreplicated(report, error.message, sink)
+        _warn_unreplicated(report, error.message, sink, hint=error.hint)
     else:
         if report.replicated:
             sink(Noted(f"backup {entry.id} is replicated to the secondary"))
     report.seconds_replicating = time.monotonic() - begun
 
 
-def _warn_unreplicated(report: BackupReport, why: str, sink: EventSink) -> None:
+def _warn_unreplicated(report: BackupReport, why: str, sink: EventSink, *, hint: str = "") -> None:
     told = f"the backup is not on the secondary: {why}"
     report.warnings.append(told)
     sink(
         Warned(
             "not-replicated",
             told,
-            "It is complete on the primary and restores from there. The next run, or "
-            "`aurora backup replicate`, catches up.",
+            "It is complete on the primary and restores from there. Once the secondary can be "
+            f"written, the next run or `aurora backup replicate` catches up. {hint}".rstrip(),
         )
     )

@@ -182,7 +182,7 @@ def remove(ring: Ring, slot_id: str) -> str:
     matches = [one.id for one in ring.repository.slots() if one.id.startswith(slot_id)]
     if len(matches) != 1:
         raise UsageError(
-            f"{slot_id[:40]!r} means {len(matches)} key slots",
+            f"{len(matches) or 'no'} key slots begin with {slot_id[:40]!r}",
             hint="`aurora key list` shows them with their ids.",
         )
     ring.removed(matches[0])

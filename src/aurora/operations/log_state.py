@@ -256,15 +256,19 @@ def open_anchor(
     Publishes new tables, and waits for transactions that are older than the slot or than a
     table's publication: they may commit after the snapshot and are not in the log. What
     goes wrong is warned of: the full is made all the same, without a place in the log.
+
+    Raises SourceError: no connection to the source, and so no full either.
     """
-    try:
-        return _open_anchor(dsn, repository, database, skip, sink, barrier_seconds)
-    except AuroraError as error:
-        _warn_unanchored(error.message, sink)
-        return None
+    with open_control(dsn) as conn:
+        try:
+            return _open_anchor(conn, dsn, repository, database, skip, sink, barrier_seconds)
+        except AuroraError as error:
+            _warn_unanchored(error.message, sink)
+            return None
 
 
 def _open_anchor(
+    conn: Connection,
     dsn: str,
     repository: Repository,
     database: str,
@@ -273,42 +277,41 @@ def _open_anchor(
     barrier_seconds: float,
 ) -> Anchor | None:
     names = LogNames.of(database)
-    with open_control(dsn) as conn:
-        with translated("source", doing="looking at the change log"):
-            slot = slots.read_slot(conn, names.slot)
-            facts = inspect_server(conn)
-        if slot is None:
+    with translated("source", doing="looking at the change log"):
+        slot = slots.read_slot(conn, names.slot)
+        facts = inspect_server(conn)
+    if slot is None:
+        return None
+    if broken := slot_break(slot, names, facts.database):
+        _warn_unanchored(broken, sink)
+        return None
+    with translated("source", doing="publishing new tables"):
+        tables = wanted_tables(conn, facts, skip)
+        statements = slots.publication_statements(conn, names, tables)
+        slots.run_statements(conn, statements)
+    if statements:
+        sink(Noted(f"the publications follow the schema: {'; '.join(statements)}"[:500]))
+    now = look_at_log(conn, dsn, names)
+    assert now.slot is not None
+    place = newest_place(repository, database, sink)
+    goes_on = place is not None and not break_in(place, now)
+    if place is None or not goes_on or schema_break(place, now):
+        with translated("source", doing="waiting for older transactions"):
+            in_the_way = slots.wait_until_older_ended(conn, timeout=barrier_seconds)
+        if in_the_way:
+            _warn_unanchored(
+                f"after {format_duration(barrier_seconds)} a transaction from before is "
+                f"still open: {in_the_way}",
+                sink,
+            )
             return None
-        if broken := slot_break(slot, names, facts.database):
-            _warn_unanchored(broken, sink)
-            return None
-        with translated("source", doing="publishing new tables"):
-            tables = wanted_tables(conn, facts, skip)
-            statements = slots.publication_statements(conn, names, tables)
-            slots.run_statements(conn, statements)
-        if statements:
-            sink(Noted(f"the publications follow the schema: {'; '.join(statements)}"[:500]))
-        now = look_at_log(conn, dsn, names)
-        assert now.slot is not None
-        place = newest_place(repository, database, sink)
-        goes_on = place is not None and not break_in(place, now)
-        if place is None or not goes_on or schema_break(place, now):
-            with translated("source", doing="waiting for older transactions"):
-                in_the_way = slots.wait_until_older_ended(conn, timeout=barrier_seconds)
-            if in_the_way:
-                _warn_unanchored(
-                    f"after {format_duration(barrier_seconds)} a transaction from before is "
-                    f"still open: {in_the_way}",
-                    sink,
-                )
-                return None
-        if goes_on and place is not None:
-            # Also where an acknowledgement was lost: nothing is read twice.
-            return Anchor(dsn, repository, database, names, now, place.to_lsn, place.to_at)
-        with translated("source", doing="looking at the change log"):
-            _, at = slots.flush_position(conn)
-        lsn = now.slot.confirmed_lsn
-        return Anchor(dsn, repository, database, names, now, lsn, clock.isoformat(at))
+    if goes_on and place is not None:
+        # Also where an acknowledgement was lost: nothing is read twice.
+        return Anchor(dsn, repository, database, names, now, place.to_lsn, place.to_at)
+    with translated("source", doing="looking at the change log"):
+        _, at = slots.flush_position(conn)
+    lsn = now.slot.confirmed_lsn
+    return Anchor(dsn, repository, database, names, now, lsn, clock.isoformat(at))
 
 
 def _warn_unanchored(why: str, sink: EventSink) -> None:

@@ -122,7 +122,7 @@ class StatusReport:
     covered: dict[str, Covered] = field(default_factory=dict)
     key_slots_unproven: list[str] = field(default_factory=list)
     next_runs: dict[str, datetime] = field(default_factory=dict)
-    hint: str = ""  # of what keeps the repository from being opened
+    others: list[str] = field(default_factory=list)  # labels in the repository, where ours has none
 
     def document(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -176,6 +176,7 @@ def look(
     if repository is not None:
         try:
             entries = repository.backups(subject.database)
+            report.others = [] if entries else repository.databases()
             report.window = recovery_window(repository, subject.database, sink=sink)
         except AuroraError as error:
             report.findings.append(_found(error, report.window_of))

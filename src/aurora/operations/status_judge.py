@@ -80,7 +80,10 @@ def _of_window(report: StatusReport) -> Iterator[Finding]:
         yield failed(
             "no-backup",
             f"there is no backup of {report.database} that can be restored",
-            "Run `aurora backup create` now, then `aurora run` or a scheduler of your own.",
+            f"The repository holds backups of {', '.join(report.others)}: if this is the same "
+            "database, set name under [source] to that label."
+            if report.others
+            else "Run `aurora backup create` now, then `aurora run` or a scheduler of your own.",
         )
     for gap in report.window.gaps if report.slot is not None else ():
         yield warning(

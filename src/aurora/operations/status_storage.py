@@ -64,6 +64,8 @@ def look_at_storage(
     except ObjectMissing as error:
         look.reachable = True
         look.error, look.hint = "there is no repository on it", error.hint
+        if place == "secondary":
+            look.hint = "If it is new, or was lost, `aurora init` makes it and copies all backups."
     except AuroraError as error:
         look.error, look.hint = error.message, error.hint
     else:

@@ -62,6 +62,15 @@ def write_config(
     return signed.write_clear(document, name=CONFIG, repository_id=repository_id, mac_key=mac_key)
 
 
+_LOST = (
+    "Check the address, or make one with `aurora init`. If there was a primary here and it is "
+    "lost, `aurora backup heal all` fills it again from the secondary."
+)
+_LOST_SECONDARY = (
+    "Check the address. If it is new, or was lost, `aurora init` makes it and copies all backups."
+)
+
+
 def read_config(reader: ObjectReader, *, role: Role | None = None) -> Config:
     """The repository's config; *role* is what the caller takes the storage for.
 
@@ -75,9 +84,7 @@ def read_config(reader: ObjectReader, *, role: Role | None = None) -> Config:
     except ObjectMissing as error:
         raise RepositoryNotFound(
             f"no repository at {reader.storage.url}",
-            hint="Check the address, or make one with `aurora init`. If there was a repository "
-            "here, its config object is lost: `aurora backup heal` brings it back from the "
-            "secondary.",
+            hint=_LOST_SECONDARY if role == "secondary" else _LOST,
         ) from error
     if role is not None and config.role != role:
         raise _exchanged(reader.storage.url, config.role, role)

@@ -4,7 +4,7 @@ from aurora.errors import ObjectDamaged, ObjectMissing
 
 _HINT = (
     "Nothing was changed. Run `aurora backup verify` to see which backups need this object, and "
-    "`aurora backup heal` to restore it from the other storage."
+    "`aurora backup heal all` to restore it from the other storage."
 )
 
 

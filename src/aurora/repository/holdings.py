@@ -149,7 +149,8 @@ def _named_by_live_backups(catalog: Catalog, sink: EventSink) -> dict[str, RefOb
                 Warned(
                     "refs-unreadable",
                     f"the refs of {database}/{backup} cannot be read: {refs.message}",
-                    hint="What only that backup holds is uploaded again. Run `aurora backup heal`.",
+                    hint="What only that backup holds is uploaded again. "
+                    "Run `aurora backup heal all`.",
                 )
             )
     return named

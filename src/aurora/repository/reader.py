@@ -11,13 +11,20 @@ from aurora.storage.base import Storage
 
 T = TypeVar("T")
 
+_TOLD = 5
+_HINT = (
+    "What was read is proven and the run goes on. `aurora backup heal all` brings back what the "
+    "primary lacks."
+)
+
 
 class ObjectReader:
     """Fetches and proves objects. Threads may share one.
 
     With a *fallback* (a second storage with the same names, for example a
     :class:`aurora.repository.mirror.MirrorView`) an object that is missing, damaged or
-    unreadable on *storage* is read from there, and *sink* is warned once for each.
+    unreadable on *storage* is read from there. *sink* is warned once for each of the first few:
+    of a storage that is lost as a whole that is enough.
     """
 
     def __init__(
@@ -57,11 +64,11 @@ class ObjectReader:
             if name in self._warned:
                 return
             self._warned.add(name)
-        self._sink(
-            Warned(
-                "read-from-secondary",
-                f"{name} was read from the secondary: {error.message}",
-                hint="What was read is proven and the run goes on. Run `aurora backup heal` "
-                "to restore the object on the primary.",
-            )
-        )
+            told = len(self._warned)
+        if told <= _TOLD:
+            message = f"{name} was read from the secondary: {error.message}"
+        elif told == _TOLD + 1:
+            message = "more objects were read from the secondary; they are not told one by one"
+        else:
+            return
+        self._sink(Warned("read-from-secondary", message, _HINT))

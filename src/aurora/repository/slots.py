@@ -221,6 +221,16 @@ def _associated(document: signed.Document) -> bytes:
     return b"aurora/1/slot\0" + canonical.dumps(document)
 
 
+_CODE = (
+    "If the passphrase is lost, give the printed recovery code by AURORA_RECOVERY_CODE_FILE "
+    "(AURORA_SECONDARY_RECOVERY_CODE_FILE for the secondary)."
+)
+_OTHER_CODE = (
+    "Compare it with the printed one group by group. Primary and secondary have codes of their "
+    "own, and a code that was replaced opens nothing any more."
+)
+
+
 def _nothing_opens(
     secret: Secret, broken: IntegrityError | None, *, belongs: bool
 ) -> WrongKey | IntegrityError:
@@ -231,6 +241,5 @@ def _nothing_opens(
     kind = _KINDS[type(secret)].replace("-", " ")
     return WrongKey(
         f"no key slot opens with this {kind}",
-        hint="Nothing was changed. If the passphrase is lost, give the printed recovery code by "
-        "AURORA_RECOVERY_CODE_FILE (AURORA_SECONDARY_RECOVERY_CODE_FILE for the secondary).",
+        hint="Nothing was changed. " + (_OTHER_CODE if isinstance(secret, RecoveryCode) else _CODE),
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aurora.engines.base import SchemaArchive
+from aurora.engines.logical.entries import without_markers
 from aurora.engines.logical.names import Connection
 from aurora.engines.logical.onetable import split_script
 from aurora.engines.logical.schema import Archive, Entry, dump_schema
@@ -145,7 +146,9 @@ def _archive_of(dsn: str, directory: Path) -> tuple[Archive, int]:
 
 
 def _objects(archive: Archive) -> list[Entry]:
-    return [entry for entry in archive.listing() if entry.kind not in _NO_OBJECTS]
+    """What is to be there; a restore leaves out what marks schema changes on the source."""
+    listing = without_markers(archive.listing())
+    return [entry for entry in listing if entry.kind not in _NO_OBJECTS]
 
 
 def _name(entry: Entry) -> tuple[str, str]:
