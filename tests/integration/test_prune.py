@@ -23,7 +23,7 @@ from aurora.operations.prune import (
     undelete,
 )
 from aurora.operations.recover import plan_recovery, run_recovery
-from aurora.operations.restore import RestoreOptions
+from aurora.operations.restore_plan import RestoreOptions
 from aurora.repository.mirror import replicate
 from aurora.repository.retention import Policy
 from aurora.repository.verify import Level, verify

@@ -16,7 +16,7 @@ from aurora.operations.incremental import create_full, create_incremental
 from aurora.operations.point import find_point
 from aurora.operations.recover import RecoveryPlan, plan_recovery, run_recovery
 from aurora.operations.reports import RestoreReport
-from aurora.operations.restore import RestoreOptions
+from aurora.operations.restore_plan import RestoreOptions
 from aurora.operations.restore_table import (
     TableOptions,
     TablePlan,

@@ -10,13 +10,14 @@ from aurora.api.proof import remember_restore
 from aurora.engines.logical.targets import Target, shown_lsn
 from aurora.errors import UsageError
 from aurora.events import EventSink, discard
-from aurora.operations import restore as restore_operation
+from aurora.operations import restore_plan
 from aurora.operations.content import Backup
 from aurora.operations.point import find_point
 from aurora.operations.recover import RecoveryPlan, plan_recovery, run_recovery
 from aurora.operations.reports import RestoreReport
-from aurora.operations.restore import RestoreOptions, RestorePlan, run_restore
+from aurora.operations.restore import run_restore
 from aurora.operations.restore_objects import around, restore_with_rows
+from aurora.operations.restore_plan import RestoreOptions, RestorePlan
 from aurora.operations.restore_table import (
     TableOptions,
     TablePlan,
@@ -39,10 +40,10 @@ def plan_restore(
 ) -> RestorePlan:
     """What :func:`restore` would do. Changes nothing.
 
-    Raises: see :func:`aurora.operations.restore.plan_restore`.
+    Raises: see :func:`aurora.operations.restore_plan.plan_restore`.
     """
     _, backup = opened(aurora, backup_id, storage, sink, identity)
-    return restore_operation.plan_restore(
+    return restore_plan.plan_restore(
         backup, target or aurora.source_dsn(), options or restore_options(aurora)
     )
 

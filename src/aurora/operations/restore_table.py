@@ -41,7 +41,7 @@ from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded
 from aurora.operations.content import Backup, RepositorySource
 from aurora.operations.point import Point, merged
 from aurora.operations.reports import RestoreReport, TableResult
-from aurora.operations.restore import new_restore_id
+from aurora.operations.restore_plan import new_restore_id
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import translated
 from aurora.postgres.server import inspect_server, open_control, require_usable, transaction_id
