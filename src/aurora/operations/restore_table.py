@@ -24,18 +24,16 @@ from aurora.engines.logical.entries import dependents_of, entries_of, entries_of
 from aurora.engines.logical.export import progress_of
 from aurora.engines.logical.foreignkeys import may_be_replica
 from aurora.engines.logical.names import Connection, quoted, shown
-from aurora.engines.logical.onetable import (
+from aurora.engines.logical.onetable import create_copy, create_tables
+from aurora.engines.logical.replacing import (
     Existing,
-    Rows,
-    create_copy,
-    create_tables,
     is_in_others_hands,
     lock_for_replacing,
     look_at_existing,
     replace_rows,
-    stored_rows,
 )
 from aurora.engines.logical.schema import Archive, Entry
+from aurora.engines.logical.tablerows import Rows, stored_rows
 from aurora.errors import RepositoryNotFound, TargetNotEmpty, TargetUnfit, UsageError
 from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded
 from aurora.operations.content import Backup, RepositorySource
