@@ -18,12 +18,8 @@ from aurora.operations.reports import RestoreReport
 from aurora.operations.restore import run_restore
 from aurora.operations.restore_objects import around, restore_with_rows
 from aurora.operations.restore_plan import RestoreOptions, RestorePlan
-from aurora.operations.restore_table import (
-    TableOptions,
-    TablePlan,
-    plan_restore_table,
-    run_restore_table,
-)
+from aurora.operations.restore_table import run_restore_table
+from aurora.operations.restore_table_plan import TableOptions, TablePlan, plan_restore_table
 from aurora.postgres.conninfo import ConnInfo
 from aurora.wiring import Aurora
 
@@ -230,7 +226,7 @@ def plan_table(
 ) -> TablePlan:
     """What :func:`restore_table` would do. Changes nothing.
 
-    Raises: see :func:`aurora.operations.restore_table.plan_restore_table`.
+    Raises: see :func:`aurora.operations.restore_table_plan.plan_restore_table`.
     """
     dsn, chosen = target or aurora.source_dsn(), options or TableOptions()
     if moment is None:
