@@ -67,6 +67,17 @@ def test_what_was_altered_or_removed_is_named(workplace: Workplace) -> None:
     assert workplace.run("audit", "verify").code == 0
 
 
+def test_what_waits_to_be_copied_was_not_removed(workplace: Workplace) -> None:
+    """The record of the newest run is on the secondary with the next copy: no alarm meanwhile."""
+    assert workplace.run("backup", "create").code == 0
+    assert workplace.run("audit", "verify").code == 0
+
+    checked = workplace.run("audit", "verify", "--storage", "secondary")
+
+    assert checked.code == 0
+    assert checked.out.splitlines()[-1].endswith(": whole")
+
+
 def test_a_storage_that_is_away_loses_no_record(workplace: Workplace) -> None:
     """The failed run is recorded by the next one that gets through."""
     primary = workplace.directory / "a"

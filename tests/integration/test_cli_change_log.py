@@ -82,6 +82,21 @@ def test_prepare_backup_show_undo(workplace: tuple[Path, str]) -> None:
     assert "a full, not an incremental: the slot aurora_app is not on the source" in became.stdout
 
 
+def test_statements_of_many_tables_can_be_read(workplace: tuple[Path, str]) -> None:
+    """Several tables a line, and all of them: this is what a person agrees to."""
+    directory, dsn = workplace
+    names = [f"a_table_with_a_rather_long_name_{number:02}" for number in range(30)]
+    run_script(dsn, ";".join(f"CREATE TABLE {name} (id int PRIMARY KEY)" for name in names))
+
+    shown = aurora(directory, "source", "prepare").stdout.partition("run on the source:")[2]
+
+    assert max(map(len, shown.splitlines())) < 250, shown
+    (statement,) = (one for one in shown.split(";") if "_keyed" in one and "_unkeyed" not in one)
+    run_script(dsn, statement)
+    published = run_sql(dsn, "SELECT tablename FROM pg_publication_tables")
+    assert {str(name) for (name,) in published} == {"keyed", *names}
+
+
 def test_a_restore_point_from_mark_to_recovery(workplace: tuple[Path, str], tmp_path: Path) -> None:
     """Marked, carried by the log, shown, recovered to; without a log it is refused."""
     directory, dsn = workplace

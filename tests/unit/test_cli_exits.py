@@ -195,3 +195,11 @@ def test_only_the_name_itself_confirms(
     with pytest.raises(Cancelled) as caught:
         prompts.confirm_by_typing("shop", action="replace shop", yes=False)
     assert "Nothing was changed" in caught.value.hint
+
+
+def test_a_wrong_choice_is_told_in_plain_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """What may be chosen, without the words of the library that checks it."""
+    assert main(["key", "add", "holiday"]) == UsageError.exit_code
+    told = capsys.readouterr().err
+    assert "'holiday' is not one of 'passphrase', 'recovery-code', 'key-file'" in told
+    assert "Value error" not in told

@@ -92,14 +92,27 @@ def test_rpo_is_a_bound_where_the_log_does_not_tell() -> None:
     weak = _window(msgspec.structs.replace(LOG, unkeyed=(16384,)))
     found = rpo_now(weak, SourceLook(NOW, 400, SLOT, None, Unread(None)), NOW)
     assert (found.seconds, found.bytes, found.exact) == (3600.0, 300, False)
-    assert "1 tables are not in the log" in found.why
+    assert "1 table not in the log" in found.why
     busy = rpo_now(_window(), SourceLook(NOW, 400, SLOT, None, None), NOW)
     assert (busy.seconds, busy.exact) == (3600.0, False)
     down = rpo_now(_window(), None, NOW)
     assert (down.seconds, down.bytes, down.exact) == (3600.0, None, False)
     fulls_only = rpo_now(_window(None), SourceLook(NOW, 400, None, None, None), NOW)
     assert (fulls_only.seconds, fulls_only.bytes, fulls_only.exact) == (3600.0, None, False)
+    assert "no change log is kept" in fulls_only.why
     assert rpo_now(Window(), None, NOW).seconds is None
+
+
+def test_a_full_that_is_newer_than_the_log_does_not_mean_that_there_is_none() -> None:
+    """The log goes on with the next incremental."""
+    import msgspec
+
+    older = _window(msgspec.structs.replace(LOG, to_at="2026-11-25T10:30:00Z"))
+    found = rpo_now(older, SourceLook(NOW, 400, SLOT, None, None), NOW)
+    assert (found.seconds, found.exact) == (3600.0, False)
+    assert found.why == "since the newest full; its change log is read by the next incremental"
+    gone = rpo_now(older, SourceLook(NOW, 400, None, None, None), NOW)
+    assert "no change log is kept" in gone.why
 
 
 @pytest.mark.parametrize(

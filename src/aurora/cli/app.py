@@ -92,7 +92,7 @@ def _usage(error: Exception) -> UsageError | None:
     told = getattr(error, "format_message", None)
     if told is None or isinstance(error, UsageError):
         return None
-    message = str(told()).strip().rstrip(".")
+    message = str(told()).strip().rstrip(".").replace(": Value error, ", ": ")
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "aurora"
     return UsageError(message[:1].lower() + message[1:], hint=f"Try `{path} --help`.")

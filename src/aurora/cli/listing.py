@@ -10,7 +10,7 @@ from aurora.cli import context as run
 from aurora.cli.render import surface, table
 from aurora.operations.holds import Marks
 from aurora.repository.catalog import BackupEntry
-from aurora.units import format_count, format_size
+from aurora.units import format_count, format_size, plural
 
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
 
@@ -57,7 +57,7 @@ def list_backups(
             },
             [
                 *(f"everything is held: {why}" for why in marks.get("all", Marks()).held),
-                f"{len(entries)} backups"
+                plural(len(entries), "backup")
                 if entries
                 else "no backups yet; run `aurora backup create`",
             ],

@@ -17,7 +17,7 @@ from aurora.config.settings import Settings
 from aurora.errors import AuroraError, Incomplete, UsageError
 from aurora.operations.configuration import write_new
 from aurora.operations.status import shown_moment
-from aurora.units import format_duration
+from aurora.units import format_duration, plural
 from aurora.wiring import HASTY
 
 schedule = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -142,7 +142,7 @@ def export_units(
         shown.summary(
             {"operation": "schedule export", "kind": kind, "files": dict(files),
              "directory": None if to is None else str(to)},
-            [f"{len(files)} files {where}; secrets go to the variables "
+            [f"{plural(len(files), 'file')} {where}; secrets go to the variables "
              f"{', '.join(options.variables)}"],
         )  # fmt: skip
 

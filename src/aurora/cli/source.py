@@ -11,6 +11,9 @@ from aurora.cli.render import Surface, findings, surface
 from aurora.operations.source import PreparePlan
 from aurora.units import plural
 
+_TABLE = ", ONLY "
+_WIDTH = 110
+
 source = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -58,9 +61,21 @@ def _confirm(shown: Surface, chosen: PreparePlan, *, undo: bool, yes: bool) -> N
     if chosen.refused or not chosen.statements:
         return
     shown.print("These statements will be run on the source:", "")
-    shown.print(*(f"    {statement};" for statement in chosen.statements), "")
+    shown.print(*(f"    {_wrapped(statement)};" for statement in chosen.statements), "")
     action = "remove them from the source" if undo else "run them on the source"
     confirm("Run them?", action=action, yes=yes)
+
+
+def _wrapped(statement: str) -> str:
+    """A publication's tables, several on a line: there may be hundreds."""
+    first, *others = statement.split(_TABLE)
+    lines = [first]
+    for other in others:
+        if len(lines[-1]) + len(_TABLE) + len(other) > _WIDTH:
+            lines.append(_TABLE.lstrip(", ") + other)
+        else:
+            lines[-1] += _TABLE + other
+    return ",\n        ".join(lines)
 
 
 def _told(made: PreparePlan, *, undo: bool) -> list[str]:

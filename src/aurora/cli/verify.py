@@ -12,7 +12,7 @@ from aurora.cli import context as run
 from aurora.cli.render import surface
 from aurora.errors import IntegrityError, UsageError
 from aurora.repository.verify import BadObject, Level
-from aurora.units import format_count, format_duration, format_size, parse_duration
+from aurora.units import format_count, format_duration, format_size, parse_duration, plural
 
 BackupId = Annotated[
     str, typer.Argument(help="A backup's id, a unique part of it, latest, or all.")
@@ -89,7 +89,7 @@ def verify(
     if report.ok:
         return
     raise IntegrityError(
-        f"{len(report.bad)} objects of {entry.id} on the {storage} are missing or damaged",
+        f"{plural(len(report.bad), 'object')} of {entry.id} missing or damaged on the {storage}",
         hint=f"Run `aurora backup heal {entry.id}`: it brings them back from the other storage. "
         "A restore reads good copies from there by itself.",
         context={"objects": [bad.name for bad in report.bad[:100]]},
@@ -137,7 +137,7 @@ def _verify_all(
         shown.summary(document, lines)
     if bad:
         raise IntegrityError(
-            f"{len(bad)} objects are missing or damaged",
+            f"{plural(len(bad), 'object')} missing or damaged",
             hint="Run `aurora backup heal all`: it brings them back from the other storage.",
             context={"objects": [one.name for _, one in bad[:100]]},
         )
@@ -206,14 +206,14 @@ def heal(
                     for name in names[:50]
                 ),
                 *(f"NOT healed: {name}: {why}" for name, why in failed.items()),
-                f"{len(reports)} backups looked at: {format_count(count)} objects healed, "
+                f"{plural(len(reports), 'backup')} looked at: {plural(count, 'object')} healed, "
                 f"{len(failed)} not, in "
                 f"{format_duration(sum(report.seconds for report in reports))}",
             ],
         )
     if failed:
         raise IntegrityError(
-            f"{len(failed)} objects have no good copy left",
+            f"{plural(len(failed), 'object')} without a good copy",
             hint="Older or newer backups may be whole: `aurora backup verify` tells. Run "
             "`aurora backup create` for a new good one.",
         )

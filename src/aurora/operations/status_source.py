@@ -15,6 +15,7 @@ from aurora.operations.window import Window
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import translated
 from aurora.postgres.server import open_control
+from aurora.units import plural
 
 CONNECT_SECONDS = 5
 
@@ -83,7 +84,9 @@ def rpo_now(window: Window, look: SourceLook | None, now: datetime) -> Rpo:
     bound = _age(newest, look.at)
     log = window.newest.log if window.newest is not None else None
     if log is None or clock.parse(log.to_at) < newest - timedelta(seconds=1):
-        return Rpo(bound, None, exact=False, why="since the newest full; no change log is kept")
+        kept = "its change log is read by the next incremental"
+        after = kept if log is not None and look.slot is not None else "no change log is kept"
+        return Rpo(bound, None, exact=False, why=f"since the newest full; {after}")
     ahead = max(look.flush_lsn - log.to_lsn, 0)
     if ahead == 0:
         return Rpo(0.0, 0, exact=True, why="the source has written nothing since")
@@ -96,13 +99,12 @@ def rpo_now(window: Window, look: SourceLook | None, now: datetime) -> Rpo:
             exact=True,
             why=f"since the commit of {clock.isoformat(look.unread.first_at)}",
         )
-    tables = len(log.unkeyed)
     return Rpo(
         bound,
         ahead,
         exact=False,
-        why=f"since the newest backup; {tables} tables are not in the log"
-        if tables
+        why=f"since the newest backup; {plural(len(log.unkeyed), 'table')} not in the log"
+        if log.unkeyed
         else "since the end of the log that is backed up",
     )
 

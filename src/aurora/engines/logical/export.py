@@ -33,7 +33,7 @@ from aurora.engines.logical.workers import Shared
 from aurora.errors import Cancelled, SourcePrivilege
 from aurora.events import Advanced, EventSink, PhaseBegun, PhaseEnded
 from aurora.postgres.errors import translated
-from aurora.units import format_count
+from aurora.units import plural
 
 _WORKERS_LOCK_TIMEOUT = 1.0  # seconds; then the coordinator, which has the lock, reads instead
 
@@ -181,7 +181,7 @@ def _read_rows(
     reading = Reading(shared, held.connection, store, options.chunk_bytes, lengths, progress)
     data = read_tables(reading, work, jobs=options.jobs)
     rows = sum(found.rows for found in data)
-    sink(PhaseEnded("reading rows", f"{format_count(rows)} rows of {format_count(tables)} tables"))
+    sink(PhaseEnded("reading rows", f"{plural(rows, 'row')} of {plural(tables, 'table')}"))
     return data
 
 

@@ -359,7 +359,7 @@ def _apart(subject: Subject) -> Iterator[Finding]:
     if shared:
         yield warning(
             "common-fate",
-            f"both storages share {listed(shared)}",
+            f"one accident can take both storages: {'; '.join(shared)}",
             "Put the secondary at another provider: one account that is closed or broken into "
             "takes both.",
         )
