@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     )
     from aurora.engines.logical.targets import Target
     from aurora.errors import AuroraError
-    from aurora.operations.restore_table import TableOptions
+    from aurora.operations.restore_table_plan import TableOptions
     from aurora.wiring import Aurora
 
 __all__ = [
@@ -79,7 +79,7 @@ __all__ = [
 _HOMES = {
     "Aurora": "aurora.wiring",
     "AuroraError": "aurora.errors",
-    "TableOptions": "aurora.operations.restore_table",
+    "TableOptions": "aurora.operations.restore_table_plan",
     "Target": "aurora.engines.logical.targets",
 }
 

@@ -27,7 +27,8 @@ PROGRAM = """
 import json, os, signal, sys
 import psycopg
 from aurora.events import PhaseBegun, PhaseEnded
-from aurora.operations.restore import RestoreOptions, plan_restore, run_restore
+from aurora.operations.restore import run_restore
+from aurora.operations.restore_plan import RestoreOptions, plan_restore
 from aurora.storage.local import LocalStorage
 from tests.fixtures.projects import Project
 

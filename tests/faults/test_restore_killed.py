@@ -9,7 +9,8 @@ import pytest
 
 from aurora.errors import TargetError, TargetUnfit, TargetUnreachable
 from aurora.events import Event, PhaseBegun, Warned
-from aurora.operations.restore import RestoreOptions, plan_restore, run_restore
+from aurora.operations.restore import run_restore
+from aurora.operations.restore_plan import RestoreOptions, plan_restore
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.unprivileged import give
 from aurora.storage.local import LocalStorage
@@ -34,7 +35,8 @@ import json, os, signal, sys
 import psycopg
 from aurora.events import PhaseBegun
 from aurora.operations.content import Backup
-from aurora.operations.restore import RestoreOptions, plan_restore, run_restore
+from aurora.operations.restore import run_restore
+from aurora.operations.restore_plan import RestoreOptions, plan_restore
 from aurora.storage.local import LocalStorage
 from tests.fixtures.projects import Project
 

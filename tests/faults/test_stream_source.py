@@ -9,7 +9,7 @@ import pytest
 from aurora.engines.logical.targets import Target
 from aurora.errors import SourceError
 from aurora.operations.recover import plan_recovery, run_recovery
-from aurora.operations.restore import RestoreOptions
+from aurora.operations.restore_plan import RestoreOptions
 from aurora.postgres.embedded import EmbeddedServer
 from aurora.storage.memory import MemoryStorage
 from tests.fixtures.changelog import full, incremental, logged, prepare

@@ -10,14 +10,8 @@ import pytest
 
 from aurora import wiring
 from aurora.errors import StorageDenied
-from aurora.operations.prune import (
-    PruneOptions,
-    hold,
-    plan_prune,
-    release,
-    run_prune,
-    undelete,
-)
+from aurora.operations.holds import hold, release, undelete
+from aurora.operations.prune import PruneOptions, plan_prune, run_prune
 from aurora.repository.mirror import replicate
 from aurora.repository.verify import Level, verify
 from aurora.storage.base import Buffer

@@ -457,7 +457,7 @@ def recover(project: Project, target: str) -> RestoreReport:
     """To the end of the log, into *target*."""
     from aurora.engines.logical.targets import Target
     from aurora.operations.recover import plan_recovery, run_recovery
-    from aurora.operations.restore import RestoreOptions
+    from aurora.operations.restore_plan import RestoreOptions
 
     plan = plan_recovery(
         project.repository, LABEL, Target(latest=True), target, RestoreOptions(), sink=discard

@@ -12,7 +12,7 @@ from aurora.events import discard
 from aurora.operations.incident.assess import Assessment, Question, assess, touches, xids_of
 from aurora.operations.incident.proposal import Proposal, propose, target_of
 from aurora.operations.recover import plan_recovery, run_recovery
-from aurora.operations.restore import RestoreOptions
+from aurora.operations.restore_plan import RestoreOptions
 from tests.fixtures.changelog import full, incremental, prepare
 from tests.fixtures.looks import run_script, run_sql
 from tests.fixtures.postgres import NewDatabase

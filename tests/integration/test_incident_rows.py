@@ -15,7 +15,8 @@ from aurora.operations.incident.aside import save_aside
 from aurora.operations.incident.logkeys import LogKeys
 from aurora.operations.incident.rows import RowsPlan
 from aurora.operations.point import find_point
-from aurora.operations.restore_table import TableOptions, plan_restore_table, run_restore_table
+from aurora.operations.restore_table import run_restore_table
+from aurora.operations.restore_table_plan import TableOptions, plan_restore_table
 from tests.fixtures.changelog import full, incremental, prepare
 from tests.fixtures.looks import run_file, run_script, run_sql
 from tests.fixtures.postgres import NewDatabase

@@ -12,18 +12,10 @@ import pytest
 from aurora.api.retention import policy_of
 from aurora.engines.logical.targets import Target, to_micros
 from aurora.errors import UsageError
-from aurora.operations.prune import (
-    PruneOptions,
-    PrunePlan,
-    PruneReport,
-    hold,
-    plan_prune,
-    release,
-    run_prune,
-    undelete,
-)
+from aurora.operations.holds import hold, release, undelete
+from aurora.operations.prune import PruneOptions, PrunePlan, PruneReport, plan_prune, run_prune
 from aurora.operations.recover import plan_recovery, run_recovery
-from aurora.operations.restore import RestoreOptions
+from aurora.operations.restore_plan import RestoreOptions
 from aurora.repository.mirror import replicate
 from aurora.repository.retention import Policy
 from aurora.repository.verify import Level, verify

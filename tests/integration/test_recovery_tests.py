@@ -14,7 +14,7 @@ from aurora.operations.proof.canary import canaries
 from aurora.operations.proof.checks import Check, Outcome, Status
 from aurora.operations.proof.recovery_report import TestReport
 from aurora.operations.recover import plan_recovery, run_recovery
-from aurora.operations.restore import RestoreOptions
+from aurora.operations.restore_plan import RestoreOptions
 from aurora.postgres.embedded import EmbeddedServer, find_embedded
 from aurora.postgres.tools import inspect_tools
 from aurora.storage.memory import MemoryStorage

@@ -16,13 +16,9 @@ from aurora.operations.incremental import create_full, create_incremental
 from aurora.operations.point import find_point
 from aurora.operations.recover import RecoveryPlan, plan_recovery, run_recovery
 from aurora.operations.reports import RestoreReport
-from aurora.operations.restore import RestoreOptions
-from aurora.operations.restore_table import (
-    TableOptions,
-    TablePlan,
-    plan_restore_table,
-    run_restore_table,
-)
+from aurora.operations.restore_plan import RestoreOptions
+from aurora.operations.restore_table import run_restore_table
+from aurora.operations.restore_table_plan import TableOptions, TablePlan, plan_restore_table
 from aurora.operations.source import plan_prepare, run_prepare
 from tests.fixtures.looks import compare, look, run_script, run_sql
 from tests.fixtures.postgres import NewDatabase

@@ -14,6 +14,7 @@ from aurora.engines.logical.names import OUTPUT_SETTINGS
 from aurora.engines.logical.system import statements
 from aurora.errors import AuroraError, TargetUnfit, UsageError
 from aurora.operations import restore as restore_operation
+from aurora.operations import restore_plan
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.embedded import EmbeddedServer
 from tests.fixtures.looks import compare, databases_like, look, name_of, run_script, run_sql
@@ -512,7 +513,7 @@ def test_only_ones_own_unfinished_database_is_dropped(
     project.backup(app)
     theirs = target.aside_name(name_of(app), "aurora_zzzz")
     run_sql(pg.dsn(), f'CREATE DATABASE "{theirs}"')
-    monkeypatch.setattr(restore_operation, "new_restore_id", lambda _: "r20240101T000000Z-zzzz")
+    monkeypatch.setattr(restore_plan, "new_restore_id", lambda _: "r20240101T000000Z-zzzz")
 
     with pytest.raises(AuroraError):
         project.restore(app, in_place=True)

@@ -14,9 +14,11 @@ from aurora.events import discard
 from aurora.operations.backup import BackupOptions, BackupReport
 from aurora.operations.content import Backup
 from aurora.operations.objects import pages
-from aurora.operations.restore import RestoreOptions, plan_restore, run_restore
+from aurora.operations.restore import run_restore
 from aurora.operations.restore_objects import Packs
-from aurora.operations.restore_table import TableOptions, plan_restore_table, run_restore_table
+from aurora.operations.restore_plan import RestoreOptions, plan_restore
+from aurora.operations.restore_table import run_restore_table
+from aurora.operations.restore_table_plan import TableOptions, plan_restore_table
 from aurora.operations.seal import create_sealed
 from aurora.operations.verify import verify_backup
 from aurora.postgres.embedded import EmbeddedServer

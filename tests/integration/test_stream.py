@@ -8,7 +8,7 @@ from aurora.engines.logical.targets import Target
 from aurora.errors import UnsupportedRepository
 from aurora.operations.log_chain import read_log
 from aurora.operations.recover import plan_recovery, run_recovery
-from aurora.operations.restore import RestoreOptions
+from aurora.operations.restore_plan import RestoreOptions
 from aurora.operations.stream_lock import StreamRunning
 from aurora.operations.verify import verify_backup
 from aurora.postgres.embedded import EmbeddedServer

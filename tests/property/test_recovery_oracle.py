@@ -29,7 +29,7 @@ from aurora.operations.content import Backup
 from aurora.operations.incremental import create_full, create_incremental
 from aurora.operations.prune import PruneOptions, plan_prune, run_prune
 from aurora.operations.recover import plan_recovery, run_recovery
-from aurora.operations.restore import RestoreOptions
+from aurora.operations.restore_plan import RestoreOptions
 from aurora.operations.source import plan_prepare, run_prepare
 from aurora.postgres.embedded import EmbeddedServer
 from aurora.storage.local import LocalStorage

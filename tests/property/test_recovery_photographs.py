@@ -21,7 +21,7 @@ from aurora.errors import SourceChanged, UsageError
 from aurora.operations.backup import BackupOptions
 from aurora.operations.incremental import create_full, create_incremental
 from aurora.operations.recover import plan_recovery, run_recovery
-from aurora.operations.restore import RestoreOptions
+from aurora.operations.restore_plan import RestoreOptions
 from aurora.operations.source import plan_prepare, run_prepare
 from aurora.postgres.embedded import EmbeddedServer
 from tests.fixtures.postgres import NewDatabase, NewServer, drop_database

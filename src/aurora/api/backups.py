@@ -14,9 +14,9 @@ from aurora.operations import incremental
 from aurora.operations import verify as verify_operation
 from aurora.operations.backup import BackupReport
 from aurora.operations.coverage import Coverage
+from aurora.operations.holds import Marks, marks_of
 from aurora.operations.locks import extend_or_warn
 from aurora.operations.log_state import INCREMENTAL
-from aurora.operations.prune import Marks, marks_of
 from aurora.operations.seal import create_sealed
 from aurora.operations.verify import Healed, Verified
 from aurora.repository import mirror

@@ -30,7 +30,7 @@ from aurora.operations.incident.writes import stopping_incident
 from aurora.operations.point import find_point
 from aurora.operations.recover import RecoveryPlan
 from aurora.operations.reports import RestoreReport
-from aurora.operations.restore_table import TableOptions, TablePlan
+from aurora.operations.restore_table_plan import TableOptions, TablePlan
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.embedded import EmbeddedServer
 from aurora.wiring import Aurora

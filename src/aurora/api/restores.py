@@ -10,19 +10,16 @@ from aurora.api.proof import remember_restore
 from aurora.engines.logical.targets import Target, shown_lsn
 from aurora.errors import UsageError
 from aurora.events import EventSink, discard
-from aurora.operations import restore as restore_operation
+from aurora.operations import restore_plan
 from aurora.operations.content import Backup
 from aurora.operations.point import find_point
 from aurora.operations.recover import RecoveryPlan, plan_recovery, run_recovery
 from aurora.operations.reports import RestoreReport
-from aurora.operations.restore import RestoreOptions, RestorePlan, run_restore
+from aurora.operations.restore import run_restore
 from aurora.operations.restore_objects import around, restore_with_rows
-from aurora.operations.restore_table import (
-    TableOptions,
-    TablePlan,
-    plan_restore_table,
-    run_restore_table,
-)
+from aurora.operations.restore_plan import RestoreOptions, RestorePlan
+from aurora.operations.restore_table import run_restore_table
+from aurora.operations.restore_table_plan import TableOptions, TablePlan, plan_restore_table
 from aurora.postgres.conninfo import ConnInfo
 from aurora.wiring import Aurora
 
@@ -39,10 +36,10 @@ def plan_restore(
 ) -> RestorePlan:
     """What :func:`restore` would do. Changes nothing.
 
-    Raises: see :func:`aurora.operations.restore.plan_restore`.
+    Raises: see :func:`aurora.operations.restore_plan.plan_restore`.
     """
     _, backup = opened(aurora, backup_id, storage, sink, identity)
-    return restore_operation.plan_restore(
+    return restore_plan.plan_restore(
         backup, target or aurora.source_dsn(), options or restore_options(aurora)
     )
 
@@ -229,7 +226,7 @@ def plan_table(
 ) -> TablePlan:
     """What :func:`restore_table` would do. Changes nothing.
 
-    Raises: see :func:`aurora.operations.restore_table.plan_restore_table`.
+    Raises: see :func:`aurora.operations.restore_table_plan.plan_restore_table`.
     """
     dsn, chosen = target or aurora.source_dsn(), options or TableOptions()
     if moment is None:

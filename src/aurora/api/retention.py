@@ -7,8 +7,8 @@ from typing import Literal
 from aurora.api.audit import recorded
 from aurora.errors import AuroraError, Incomplete, RepositoryNotFound, UsageError
 from aurora.events import EventSink, discard
+from aurora.operations import holds, rewind
 from aurora.operations import prune as operation
-from aurora.operations import rewind
 from aurora.operations.prune import PruneOptions, PrunePlan, PruneReport
 from aurora.operations.rewind import Rewind
 from aurora.repository.door import Repository
@@ -93,7 +93,7 @@ def hold_backup(
     """
 
     def work(repository: Repository) -> str:
-        return operation.hold(repository, aurora.database, backup_id, why)
+        return holds.hold(repository, aurora.database, backup_id, why)
 
     return _on_each(aurora, "backup hold", work, {"backup": backup_id, "why": why}, sink)
 
@@ -107,7 +107,7 @@ def release_backup(
     """
 
     def work(repository: Repository) -> str:
-        return operation.release(repository, aurora.database, backup_id, why)[0].backup
+        return holds.release(repository, aurora.database, backup_id, why)[0].backup
 
     return _on_each(aurora, "backup release", work, {"backup": backup_id, "why": why}, sink)
 
@@ -119,7 +119,7 @@ def undelete_backup(aurora: Aurora, backup_id: str, *, sink: EventSink = discard
     """
 
     def work(repository: Repository) -> str:
-        return operation.undelete(repository, aurora.database, backup_id)
+        return holds.undelete(repository, aurora.database, backup_id)
 
     return _on_each(aurora, "backup undelete", work, {"backup": backup_id}, sink)
 

@@ -13,7 +13,7 @@ from aurora.cli.render import Surface, plan, surface, table
 from aurora.errors import UsageError
 from aurora.operations.incident.rows import RowsPlan, RowsReport
 from aurora.operations.reports import RestoreReport
-from aurora.operations.restore_table import TableOptions
+from aurora.operations.restore_table_plan import TableOptions
 from aurora.units import format_count, format_duration, plural
 from aurora.wiring import Aurora
 

@@ -9,7 +9,7 @@ import typer
 from aurora import api, clock
 from aurora.cli import context as run
 from aurora.cli.render import surface, table
-from aurora.operations.prune import Marks
+from aurora.operations.holds import Marks
 from aurora.repository.catalog import BackupEntry
 from aurora.units import format_count, format_size, plural
 

@@ -14,8 +14,8 @@ from aurora.engines.logical.targets import Target as Moment
 from aurora.errors import Incomplete, UsageError
 from aurora.operations.recover import RecoveryPlan
 from aurora.operations.reports import RestoreReport
-from aurora.operations.restore import RestoreOptions, RestorePlan
-from aurora.operations.restore_table import TableOptions, TablePlan
+from aurora.operations.restore_plan import RestoreOptions, RestorePlan
+from aurora.operations.restore_table_plan import TableOptions, TablePlan
 from aurora.units import format_count, format_duration, format_size
 from aurora.wiring import Aurora
 

@@ -15,13 +15,8 @@ from aurora.engines.logical.targets import Resolution, Target
 from aurora.events import EventSink, PhaseBegun, PhaseEnded
 from aurora.operations.point import Point, find_point, merged
 from aurora.operations.reports import RestoreReport
-from aurora.operations.restore import (
-    Content,
-    RestoreOptions,
-    RestorePlan,
-    plan_restore,
-    run_restore,
-)
+from aurora.operations.restore import Content, run_restore
+from aurora.operations.restore_plan import RestoreOptions, RestorePlan, plan_restore
 from aurora.repository.door import Repository
 from aurora.units import format_count
 
@@ -75,7 +70,7 @@ def plan_recovery(
 
     Raises:
         RepositoryNotFound, UsageError: see :func:`aurora.operations.point.find_point`.
-        TargetNotEmpty, TargetUnfit, TargetUnreachable: see :func:`restore.plan_restore`.
+        TargetNotEmpty, TargetUnfit, TargetUnreachable: see :func:`restore_plan.plan_restore`.
     """
     point = find_point(repository, database, target, full=full, notices=notices, sink=sink)
     point.require()

@@ -80,7 +80,7 @@ class MergedRows:
     def load_on(
         self, conn: Connection, tables: Sequence[Table], cancel: threading.Event
     ) -> Sequence[TableData]:
-        """The same by one connection, in the transaction that it is in. A ``onetable.Rows``."""
+        """The same by one connection, in the transaction that it is in. A ``tablerows.Rows``."""
 
         def run(loads: Sequence[Load], copy: CopyRows) -> None:
             with ThreadPoolExecutor(3, thread_name_prefix="fetch") as fetchers:

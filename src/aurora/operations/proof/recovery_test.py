@@ -47,7 +47,8 @@ from aurora.operations.proof.validate import (
 )
 from aurora.operations.recover import RecoveryPlan, run_recovery
 from aurora.operations.reports import RestoreReport
-from aurora.operations.restore import RestoreOptions, plan_restore, run_restore
+from aurora.operations.restore import run_restore
+from aurora.operations.restore_plan import RestoreOptions, plan_restore
 from aurora.operations.window import recovery_window
 from aurora.repository.door import Repository
 from aurora.repository.verify import Level, verify

@@ -23,7 +23,8 @@ from aurora.events import EventSink, PhaseBegun, PhaseEnded
 from aurora.operations.content import Backup
 from aurora.operations.proof.last import process_start
 from aurora.operations.proof.server import TestServer
-from aurora.operations.restore import RestoreOptions, plan_restore, run_restore
+from aurora.operations.restore import run_restore
+from aurora.operations.restore_plan import RestoreOptions, plan_restore
 from aurora.postgres.conninfo import ConnInfo, redact
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
