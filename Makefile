@@ -20,7 +20,7 @@ TESTS  := tests/unit tests/property tests/integration tests/faults
 .PHONY: demo test test-long lint bench servers dev requirements clean help
 
 help:
-	@echo 'make demo       back up, destroy and recover a database, in about a minute'
+	@echo 'make demo       back up, destroy and recover a database, in about four minutes'
 	@echo 'make test       unit, property, integration and fault tests, on real servers'
 	@echo 'make test-long  the tests that take minutes'
 	@echo 'make lint       ruff, mypy, import-linter'

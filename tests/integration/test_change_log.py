@@ -136,6 +136,9 @@ def test_prepare_names_what_is_missing(new_server: NewServer) -> None:
     assert refused["log-create-privilege"].startswith("GRANT CREATE ON DATABASE")
     owners = {one.fix for one in plan.read_again if "belongs to" in one.why}
     assert owners == {'GRANT "postgres" TO "plain";'}
+    told = {one.code: one.hint for one in plan.obstacles}
+    assert told["log-tables-read-again"].count('GRANT "postgres" TO "plain";') == 1
+    assert "log-no-walsender" not in told  # the missing privilege says it already
     assert run_sql(dsn, "SELECT count(*) FROM pg_publication") == [(0,)]
 
 
@@ -327,7 +330,12 @@ def test_many_tables_without_identity_are_told_in_few_lines(
     assert "and 25 more" in told.message
     lines = told.hint.splitlines()
     assert lines[1] == 'ALTER TABLE "public"."bare_0" REPLICA IDENTITY FULL;'
-    assert lines[-1].startswith("and 22 more: ")
+    assert lines[-1].startswith("and 22 more: `aurora doctor --json`")
+    assert len(told.details) == 30
+    assert (
+        'public.bare_29 (it has no usable replica identity): ALTER TABLE "public"."bare_29" '
+        "REPLICA IDENTITY FULL;"
+    ) in told.details
     assert max(len(line) for line in (told.message, *lines)) < 250
     assert len(plan_prepare(dsn, LABEL).read_again) == 30
 

@@ -196,6 +196,7 @@ def test_each_thing_that_the_role_may_not_read_is_named(
         found = {finding.code: finding for finding in check_source(info, jobs=1)}
         tables = found["source-tables-unreadable"]
         assert "2 of 4 tables: public.closed, hidden.inside" in tables.message
+        assert tables.details == ("public.closed", "hidden.inside")
         assert "pg_read_all_data" in tables.hint
         assert "public.guarded" in found["source-row-security"].message
         assert "BYPASSRLS" in found["source-row-security"].hint

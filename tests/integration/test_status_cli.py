@@ -124,7 +124,7 @@ def test_the_source_is_down(cli: Cli) -> None:
     """The backups are told of all the same; RPO is a bound. No backup is said to be made."""
     cli("backup", "create", code=0)
     failed = cli("backup", "create", code=20, AURORA_SOURCE_DSN="postgresql://nobody@127.0.0.1:1/x")
-    assert "The backup itself is whole" not in failed.stdout + failed.stderr
+    assert "place in the change log" not in failed.stdout + failed.stderr
     report = _report(
         cli("backup", "status", "--json", AURORA_SOURCE_DSN="postgresql://nobody@127.0.0.1:1/x")
     )

@@ -98,7 +98,10 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {(error.strerror or '').lower()}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from None
+        raise UsageError(
+            f"{path} is not valid TOML: {error}",
+            hint="Nothing was done. See docs/configuration.md.",
+        ) from None
 
 
 def _from_environment(variables: Mapping[str, str]) -> dict[str, dict[str, Any]]:

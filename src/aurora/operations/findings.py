@@ -12,12 +12,12 @@ def good(code: str, message: str) -> Finding:
     return Finding(code, Level.OK, message)
 
 
-def warning(code: str, message: str, hint: str) -> Finding:
-    return Finding(code, Level.WARNING, message, hint)
+def warning(code: str, message: str, hint: str, details: Iterable[str] = ()) -> Finding:
+    return Finding(code, Level.WARNING, message, hint, tuple(details))
 
 
-def failed(code: str, message: str, hint: str) -> Finding:
-    return Finding(code, Level.ERROR, message, hint)
+def failed(code: str, message: str, hint: str, details: Iterable[str] = ()) -> Finding:
+    return Finding(code, Level.ERROR, message, hint, tuple(details))
 
 
 def of_error(error: AuroraError, *, about: str = "") -> Finding:

@@ -63,7 +63,8 @@ def _not_there(facts: ServerFacts, tables: list[Identity]) -> Finding:
 
 def _missing(found: Finding) -> Finding:
     """What keeps the source from having a log: no error, as long as nobody wants one."""
-    return warning(found.code, f"for a change log: {found.message}", found.hint)
+    told = f"for a change log: {found.message}"
+    return warning(found.code, told, found.hint, found.details)
 
 
 def _danger(health: SlotHealth) -> Iterator[Finding]:

@@ -319,7 +319,8 @@ def _warn_unanchored(why: str, sink: EventSink) -> None:
         Warned(
             "log-not-anchored",
             f"this full has no place in the change log: {why}",
-            "The backup itself is whole. Incrementals begin after the next full that has one.",
+            "What it holds does not depend on that. Incrementals begin after the next full that "
+            "has a place.",
         )
     )
 

@@ -305,7 +305,8 @@ def _read_log(
             f"{plural(figures.transactions, 'transaction')}, {plural(figures.changes, 'change')}",
         )
     )
-    sink(Noted(f"{plural(figures.known, 'transaction')} of the log were in the full already"))
+    if figures.known:
+        sink(Noted(f"{plural(figures.known, 'transaction')} of the log in the full already"))
     return merge
 
 

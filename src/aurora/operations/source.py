@@ -102,7 +102,8 @@ def plan_prepare(
             statements += markers
         if markers:
             obstacles += _markers(facts, may=ddl.may_mark(conn), wanted=ddl_markers)
-    obstacles += _unreachable(dsn, facts)
+    if not any(one.code == "log-privilege" for one in obstacles):
+        obstacles += _unreachable(dsn, facts)
     if weak := [one for one in identities if not one.streamed]:
         obstacles.append(read_again(weak))
     return PreparePlan(
@@ -363,19 +364,20 @@ def read_again(weak: Sequence[Identity]) -> Finding:
     for one in weak:
         reasons.setdefault(one.why, []).append(one.shown)
     told = (f"{why}: {listed(names, at_most=5)}" for why, names in reasons.items())
-    fixes = [one.fix for one in weak if one.fix]
+    fixes = list(dict.fromkeys(one.fix for one in weak if one.fix))  # one grant may do for many
     hint = ["They can be recovered to the moments of backups only."]
     if fixes:
         hint[0] += " What changes it:"
         hint += fixes[:_FIXES_SHOWN]
     if len(fixes) > _FIXES_SHOWN:
-        hint.append(f"and {len(fixes) - _FIXES_SHOWN} more: `aurora source prepare --json`")
+        hint.append(f"and {len(fixes) - _FIXES_SHOWN} more: `aurora doctor --json` has them all")
     return warning(
         "log-tables-read-again",
         f"{plural(len(weak), 'table')} read again at each incremental, not streamed ("
         + "; ".join(told)
         + ")",
         "\n".join(hint),
+        (f"{one.shown} ({one.why})" + (f": {one.fix}" if one.fix else "") for one in weak),
     )
 
 

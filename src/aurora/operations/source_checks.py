@@ -1,6 +1,6 @@
 """What must be right about the source before a backup: looked at, never changed."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -140,23 +140,26 @@ def _privileges(conn: _Connection, facts: ServerFacts, skip: Collection[str]) ->
     if denied:
         yield failed(
             "source-tables-unreadable",
-            f"the role may not read {len(denied)} of {len(tables)} tables: {listed(denied)}",
+            f"the role may not read {len(denied)} of {len(tables)} tables: {_few(denied)}",
             f"GRANT pg_read_all_data TO {facts.role.name}; (or SELECT on each, with USAGE on its "
             "schema), or leave them out with [backup] skip.",
+            denied,
         )
     if hidden:
         count = plural(len(hidden), "table")
         yield failed(
             "source-row-security",
-            f"row security hides rows of {count} from the role: {listed(hidden)}",
+            f"row security hides rows of {count} from the role: {_few(hidden)}",
             f"ALTER ROLE {facts.role.name} BYPASSRLS; or use the tables' owner, or leave them out "
             "with [backup] skip.",
+            hidden,
         )
     if sequences:
         yield failed(
             "source-sequences-unreadable",
-            f"the role may not read {plural(len(sequences), 'sequence')}: {listed(sequences)}",
+            f"the role may not read {plural(len(sequences), 'sequence')}: {_few(sequences)}",
             f"GRANT pg_read_all_data TO {facts.role.name}; or SELECT on each of them.",
+            sequences,
         )
     row = _one(conn, _UNREADABLE_LARGE_OBJECTS)
     if row[0]:
@@ -170,6 +173,10 @@ def _privileges(conn: _Connection, facts: ServerFacts, skip: Collection[str]) ->
         yield good(
             "source-privileges", f"the role may read every one of {plural(len(tables), 'table')}"
         )
+
+
+def _few(names: Sequence[str]) -> str:
+    return listed(names, at_most=8)
 
 
 def _room(conn: _Connection, jobs: int) -> Iterator[Finding]:

@@ -38,12 +38,16 @@ class Level(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was tried. ``code`` is stable; ``hint`` says what to do."""
+    """One thing that was tried. ``code`` is stable; ``hint`` says what to do.
+
+    ``details`` are for programs: one by one what the message tells a few of.
+    """
 
     code: str
     level: Level
     message: str
     hint: str = ""
+    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

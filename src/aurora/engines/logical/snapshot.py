@@ -20,6 +20,7 @@ from aurora.errors import SourceChanged, SourcePrivilege, SourceUnsupported, Usa
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import Side, translated
 from aurora.postgres.server import ServerFacts, inspect_server, open_control, require_usable
+from aurora.units import plural
 
 _LOCK_BATCH = 200
 _ATTEMPTS = 5
@@ -154,14 +155,21 @@ def _is_named(table: Table, names: Iterable[str]) -> bool:
     return any(name in forms for name in names)
 
 
+def _few(names: Sequence[str], at_most: int = 8) -> str:
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more
+
+
 def _refuse_unreadable(catalog: Catalog, wanted: Sequence[Table]) -> None:
     bad = [(t, catalog.unreadable[t.oid]) for t in wanted if t.oid in catalog.unreadable]
     if not bad:
         return
-    listed = "; ".join(f"{shown(t.schema, t.name)} ({why})" for t, why in bad[:20])
-    more = f" and {len(bad) - 20} more" if len(bad) > 20 else ""
+    reasons: dict[str, list[str]] = {}
+    for table, why in bad:
+        reasons.setdefault(why, []).append(shown(table.schema, table.name))
+    told = "; ".join(f"{_few(names)} ({why})" for why, names in reasons.items())
     raise SourcePrivilege(
-        f"the role may not read {len(bad)} table{'s' if len(bad) > 1 else ''}: {listed}{more}",
+        f"the role may not read {plural(len(bad), 'table')}: {told}",
         hint="Nothing was started. Grant the role SELECT on them (or membership in "
         "pg_read_all_data, and BYPASSRLS for row security), or leave them out with "
         "--skip schema.table.",

@@ -216,8 +216,8 @@ def _why(found: Proposal) -> str:
     held = f"the last transaction kept is {cut}" if cut else "no transaction of the log is kept"
     if found.target.before_xid is not None:
         return (
-            f"just before transaction {found.target.before_xid} committed: {held}. A point by its "
-            "commit, not by the clock: transactions that committed in the same instant stay apart"
+            f"{held}. A point by its commit, not by the clock: transactions that committed in the "
+            "same instant stay apart"
         )
     return f"{held}"
 
