@@ -15,7 +15,7 @@ from typing import Any, Literal
 from aurora.config import SecretRef, Settings, StorageSettings, load_settings
 from aurora.config.secrets import reference_from_environment
 from aurora.config.settings import CREDENTIALS, slug
-from aurora.errors import UsageError, WrongKey
+from aurora.errors import AuroraError, UsageError, WrongKey
 from aurora.events import EventSink, Warned, discard
 from aurora.operations.objects import SourceObjects
 from aurora.postgres.conninfo import ConnInfo, needs_password, supabase_project
@@ -27,7 +27,7 @@ from aurora.repository.sealed import Identities, Recipients
 from aurora.repository.sealed_door import SealedRepository
 from aurora.storage.addresses import parse_address, provider_of
 from aurora.storage.base import Storage
-from aurora.storage.later import Later
+from aurora.storage.later import Later, StandIn
 from aurora.storage.object_lock import LockRule, ObjectLock
 from aurora.storage.open import Patience, open_storage
 from aurora.storage.s3_requests import BucketState, S3Requests
@@ -348,7 +348,11 @@ class Aurora:
             return self.open_secondary(sink=sink)
         if place != "primary":
             raise UsageError(f"no storage is called {place!r}", hint="primary or secondary.")
-        fallback = Later(self._secondary_unasked) if self.has_secondary else None
+        fallback = (
+            StandIn(self._secondary_unasked, lambda error: _tell_absence(error, sink))
+            if self.has_secondary
+            else None
+        )
         with self._naming("primary"):
             return Repository.open(
                 self.storage("primary"), self.secret("primary"), fallback=fallback, sink=sink
@@ -538,3 +542,15 @@ def _from_outside(prefix: str) -> dict[str, SecretRef | str]:
         for key in CREDENTIALS
         if (reference := reference_from_environment(f"{prefix}_{key}".upper()))
     }
+
+
+def _tell_absence(error: AuroraError, sink: EventSink) -> None:
+    """Of the secondary, which would stand in. That its secret is not given needs no words."""
+    if not isinstance(error, UsageError):
+        sink(
+            Warned(
+                "secondary-not-asked",
+                f"the secondary cannot stand in: {error.message}",
+                "What is whole on the primary is read from there. Mend the secondary afterwards.",
+            )
+        )

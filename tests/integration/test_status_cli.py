@@ -134,6 +134,38 @@ def test_the_source_is_down(cli: Cli) -> None:
     assert not report["rpo"]["exact"]
 
 
+def test_a_secondary_that_does_not_open_keeps_nobody_from_the_primary(
+    cli: Cli, source: str, tmp_path: Path
+) -> None:
+    """Lost, refused, or its passphrase not at hand: what is whole on the primary restores."""
+    cli("backup", "create", code=0)
+    target = f"{source}_alone"
+    shutil.move(tmp_path / "two", tmp_path / "elsewhere")
+    try:
+        listed = cli("backup", "list", code=0)
+        assert "1 backup" in listed.stdout
+        assert "the secondary cannot stand in: no repository at" in listed.stderr
+        cli("backup", "verify", "latest", code=0)
+        cli("backup", "restore", "latest", "--target", target, "--yes", code=0)
+        cli("backup", "restore-table", "keyed", "latest", "--as", "lost_alone", code=0)
+        shutil.move(tmp_path / "elsewhere", tmp_path / "two")
+        for passphrase in ("", "not the one"):
+            away = {"AURORA_SECONDARY_PASSPHRASE": passphrase}
+            assert "1 backup" in cli("backup", "list", code=0, **away).stdout
+            copy = f"copy_{len(passphrase)}"
+            cli("backup", "restore-table", "keyed", "latest", "--as", copy, code=0, **away)
+        # What only the secondary could bring back is still an error, and is the primary's.
+        shutil.rmtree(tmp_path / "one" / "chunks")
+        refused = cli(
+            "backup", "restore-table", "keyed", "latest", "--as", "never", code=41,
+            AURORA_SECONDARY_PASSPHRASE="",
+        )  # fmt: skip
+        assert "object chunks/" in refused.stderr
+        cli("backup", "restore-table", "keyed", "latest", "--as", "healed", code=0)
+    finally:
+        run_script(source, f'DROP DATABASE IF EXISTS "{target.rpartition("/")[2]}"')
+
+
 def test_a_storage_is_gone(cli: Cli, tmp_path: Path) -> None:
     """With the primary gone the secondary answers; with both nothing is recoverable."""
     cli("backup", "create", code=0)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from threading import RLock
 
-from aurora.errors import AuroraError
+from aurora.errors import AuroraError, ObjectMissing
 from aurora.storage.base import Buffer, ObjectInfo, Storage
 
 
@@ -44,3 +44,51 @@ class Later:
 
     def delete(self, names: Iterable[str]) -> None:
         self._storage().delete(names)
+
+
+class StandIn(Later):
+    """One that only helps out in reading: where it fails, it is as if it held nothing.
+
+    A secondary that is lost, or whose passphrase is not at hand, must keep nobody from what a
+    whole primary holds. *on_failure* hears of the first failure.
+    """
+
+    def __init__(
+        self, opening: Callable[[], Storage], on_failure: Callable[[AuroraError], None]
+    ) -> None:
+        super().__init__(opening)
+        self._on_failure = on_failure
+        self._told = False
+
+    def get(self, name: str) -> bytes:
+        try:
+            return super().get(name)
+        except ObjectMissing:
+            raise
+        except AuroraError as error:
+            raise self._absent(name, error) from error
+
+    def head(self, name: str) -> ObjectInfo:
+        try:
+            return super().head(name)
+        except ObjectMissing:
+            raise
+        except AuroraError as error:
+            raise self._absent(name, error) from error
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        try:
+            return iter([*super().list(prefix)])
+        except AuroraError as error:
+            self._tell(error)
+            return iter(())
+
+    def _absent(self, name: str, error: AuroraError) -> ObjectMissing:
+        self._tell(error)
+        return ObjectMissing(f"object {name} is missing", context={"name": name})
+
+    def _tell(self, error: AuroraError) -> None:
+        with self._lock:
+            told, self._told = self._told, True
+        if not told:
+            self._on_failure(error)
