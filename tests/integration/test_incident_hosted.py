@@ -6,9 +6,9 @@ import psycopg
 import pytest
 
 from aurora.events import discard
-from aurora.operations.incident import resume, stop
-from aurora.operations.incident.stop import UNDO, StopOptions
-from aurora.operations.incident.undo import read_undo
+from aurora.operations.incident import resume, stop, stop_plan
+from aurora.operations.incident.stop_plan import StopOptions
+from aurora.operations.incident.undo import UNDO, read_undo
 from tests.fixtures.hosted import NewProject
 from tests.fixtures.looks import run_script, run_sql
 
@@ -41,7 +41,7 @@ def test_the_api_is_stopped_and_what_is_not_covered_is_named(
                "GRANT ALL ON public.todos TO anon, authenticated, service_role")  # fmt: skip
     before = run_sql(dsn, _ACLS)
     as_the_api(dsn, "service_role", "INSERT INTO public.todos VALUES (1, 'before')")
-    plan = stop.plan_stop(
+    plan = stop_plan.plan_stop(
         dsn, "i-hosted", tmp_path, StopOptions(grace=0.2, watch=0), by="t", sign=sign
     )
     told = " | ".join(plan.uncovered)

@@ -13,9 +13,11 @@ import pytest
 from aurora.engines.logical.slot import LogNames
 from aurora.errors import Incomplete, ObjectDamaged, SourceUnsupported, UsageError
 from aurora.events import discard
-from aurora.operations.incident import resume, stop
-from aurora.operations.incident.stop import UNDO, StopOptions, StopPlan, StopReport, way_in
-from aurora.operations.incident.undo import read_undo
+from aurora.operations.incident import resume, stop, stop_plan
+from aurora.operations.incident.fence import way_in
+from aurora.operations.incident.stop import StopReport
+from aurora.operations.incident.stop_plan import StopOptions, StopPlan
+from aurora.operations.incident.undo import UNDO, read_undo
 from aurora.postgres.conninfo import ConnInfo
 from tests.fixtures.changelog import full, incremental, prepare
 from tests.fixtures.looks import run_script, run_sql
@@ -62,7 +64,9 @@ class Place:
 
     def plan(self, **options: object) -> StopPlan:
         chosen = StopOptions(**{"grace": 0.3, "watch": 0.0, "lock_timeout": 0.2, **options})  # type: ignore[arg-type]
-        return stop.plan_stop(self.dsn, "i-test", self.directory, chosen, by="a test", sign=sign)
+        return stop_plan.plan_stop(
+            self.dsn, "i-test", self.directory, chosen, by="a test", sign=sign
+        )
 
     def stop(self, **options: object) -> StopReport:
         return stop.run_stop(self.plan(**options), self.directory, sign=sign, sink=discard)

@@ -21,11 +21,11 @@ from aurora.events import EventSink, Noted, Warned, discard
 from aurora.operations.incident import rows as rows_operation
 from aurora.operations.incident.aside import Saved, save_aside
 from aurora.operations.incident.effects import Effect
+from aurora.operations.incident.fence import way_in
 from aurora.operations.incident.logkeys import LogKeys
 from aurora.operations.incident.proposal import Proposal, target_of
 from aurora.operations.incident.record import Doing, Incident, Incidents, new_id, whoami
 from aurora.operations.incident.rows import RowsPlan, RowsReport
-from aurora.operations.incident.stop import way_in
 from aurora.operations.incident.writes import stopping_incident
 from aurora.operations.point import find_point
 from aurora.operations.recover import RecoveryPlan

@@ -23,7 +23,7 @@ from aurora.errors import (
 )
 from aurora.events import EventSink, Warned, discard
 from aurora.operations.incident import assess as assess_operation
-from aurora.operations.incident import resume, stop, writes
+from aurora.operations.incident import resume, stop, stop_plan, writes
 from aurora.operations.incident.assess import Assessment, Question
 from aurora.operations.incident.detector import Limits
 from aurora.operations.incident.proposal import Proposal, propose
@@ -43,10 +43,10 @@ def plan_stop_writes(
     aurora: Aurora,
     *,
     incident: str | None = None,
-    options: stop.StopOptions | None = None,
+    options: stop_plan.StopOptions | None = None,
     by: str = "",
     sink: EventSink = discard,
-) -> stop.StopPlan:
+) -> stop_plan.StopPlan:
     """What :func:`stop_writes` would do, every statement. Changes nothing."""
     return _stop_plan(aurora, incident, options, by or whoami(), signer(aurora, sink))[1]
 
@@ -55,9 +55,9 @@ def stop_writes(
     aurora: Aurora,
     *,
     incident: str | None = None,
-    options: stop.StopOptions | None = None,
+    options: stop_plan.StopOptions | None = None,
     by: str = "",
-    confirm: Callable[[stop.StopPlan], None] | None = None,
+    confirm: Callable[[stop_plan.StopPlan], None] | None = None,
     sink: EventSink = discard,
 ) -> tuple[Incident, stop.StopReport]:
     """Stop all writes to the source, reversibly, and prove it. Opens an incident if none is.
@@ -100,18 +100,18 @@ def _keep_copy(aurora: Aurora, found: Incident, path: Path, sink: EventSink) -> 
 def _stop_plan(
     aurora: Aurora,
     incident: str | None,
-    options: stop.StopOptions | None,
+    options: stop_plan.StopOptions | None,
     who: str,
     sign: Sign | None,
-) -> tuple[Incident | None, stop.StopPlan]:
+) -> tuple[Incident | None, stop_plan.StopPlan]:
     book = incident_records(aurora)
     found = book.find(incident) if incident else book.current()
     chosen_id = found.id if found else new_id(clock.now())
     chosen = replace(
-        options or stop.StopOptions(), publications=LogNames.of(aurora.database).publications
+        options or stop_plan.StopOptions(), publications=LogNames.of(aurora.database).publications
     )
     directory = book.directory(chosen_id)
-    plan = stop.plan_stop(aurora.source_dsn(), chosen_id, directory, chosen, by=who, sign=sign)
+    plan = stop_plan.plan_stop(aurora.source_dsn(), chosen_id, directory, chosen, by=who, sign=sign)
     return found, plan
 
 

@@ -16,7 +16,7 @@ from aurora.cli.render import Surface, plan, surface, table
 from aurora.clock import isoformat
 from aurora.engines.logical.targets import shown_lsn
 from aurora.errors import UsageError
-from aurora.operations.incident import resume, stop, writes
+from aurora.operations.incident import resume, stop_plan, writes
 from aurora.operations.incident.assess import Assessment, Touch
 from aurora.operations.incident.record import Incident
 from aurora.operations.log import parse_time
@@ -56,7 +56,7 @@ def stop_writes(
     """
     with surface(json) as shown:
         aurora = run.load(context)
-        options = stop.StopOptions(
+        options = stop_plan.StopOptions(
             tuple(role or ()), grace=_seconds("--grace", grace), watch=_seconds("--watch", watch)
         )
         if dry_run:
@@ -67,7 +67,7 @@ def stop_writes(
             _dry(shown, "incident stop-writes", chosen.document())
             return
 
-        def agreed(chosen: stop.StopPlan) -> None:
+        def agreed(chosen: stop_plan.StopPlan) -> None:
             _show_stop(shown, chosen)
             name = chosen.undo.database
             confirm_by_typing(name, action=f"stop all writes to {chosen.undo.server}", yes=yes)
@@ -339,7 +339,7 @@ def _show_resume(shown: Surface, chosen: resume.ResumePlan) -> None:
     shown.print(*(f"    {text};" for text in chosen.statements()))
 
 
-def _show_stop(shown: Surface, chosen: stop.StopPlan) -> None:
+def _show_stop(shown: Surface, chosen: stop_plan.StopPlan) -> None:
     shown.print(*plan("Stop writes", chosen.facts()))
     shown.print("These statements will be run, after the undo file is written:", "")
     shown.print(*(f"    {text};" for text in chosen.statements()), "")

@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from aurora.engines.logical.names import (
     FENCE_EVENT_TRIGGER,
@@ -24,11 +25,13 @@ from aurora.engines.logical.names import (
     shown,
 )
 from aurora.operations.incident.undo import TableBefore
+from aurora.postgres.conninfo import ConnInfo
 
 SCHEMA = FENCE_SCHEMA
 TRIGGER = FENCE_TRIGGER  # triggers fire in the order of their names
 EVENT_TRIGGER = FENCE_EVENT_TRIGGER
 PASS = "aurora.way_in"  # the setting that holds the token
+WAY_IN = "way-in"  # the file that holds it, beside the undo file
 READ_ONLY = "default_transaction_read_only"
 
 _WRITES = {"a": "INSERT", "w": "UPDATE", "d": "DELETE", "D": "TRUNCATE"}
@@ -326,3 +329,13 @@ def is_there(conn: Connection, what: str) -> bool:
 
 def shown_table(table: TableBefore) -> str:
     return shown(table.schema, table.name)
+
+
+def way_in(dsn: str, directory: Path) -> str:
+    """*dsn* with what lets its sessions through the fence; as it is where there is no fence."""
+    path = directory / WAY_IN
+    if not path.exists():
+        return dsn
+    info = ConnInfo.parse(dsn)
+    options = f"{info.options.get('options', '')} -c {PASS}={path.read_text().strip()}"
+    return info.with_options(options=options.strip()).dsn()

@@ -18,7 +18,7 @@ from aurora.errors import Incomplete, SourceUnsupported
 from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded
 from aurora.operations.incident import fence
 from aurora.operations.incident.proof import attempts_let_through
-from aurora.operations.incident.stop import database_settings
+from aurora.operations.incident.stop_plan import database_settings
 from aurora.operations.incident.undo import TableBefore, UndoFile
 from aurora.postgres.errors import translated
 from aurora.postgres.server import ServerFacts, inspect_server, open_control

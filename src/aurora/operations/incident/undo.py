@@ -17,6 +17,7 @@ from aurora.errors import ObjectDamaged, UsageError
 from aurora.operations.incident.record import write_durably
 from aurora.repository import canonical
 
+UNDO = "undo.json"  # the file, in the directory of its incident
 Sign = Callable[[bytes], str]
 """The MAC of a text under the repository's key, as hex digits."""
 

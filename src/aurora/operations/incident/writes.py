@@ -11,7 +11,8 @@ from aurora.events import EventSink
 from aurora.operations.findings import Finding, failed, warning
 from aurora.operations.incident import resume, stop
 from aurora.operations.incident.record import DRAFT, OPEN, Incident, Incidents
-from aurora.operations.incident.undo import Sign, read_undo
+from aurora.operations.incident.stop_plan import StopPlan
+from aurora.operations.incident.undo import UNDO, Sign, read_undo
 from aurora.units import format_duration, plural
 
 STOPPING, STOPPED, PARTLY, RESUMING, RESUMED = (
@@ -23,7 +24,7 @@ PURPOSE = "incident-undo"  # of the undo file's MAC
 def record_stop(
     incidents: Incidents,
     incident: Incident,
-    plan: stop.StopPlan,
+    plan: StopPlan,
     *,
     by: str,
     sign: Sign | None,
@@ -34,10 +35,10 @@ def record_stop(
     directory = incidents.directory(incident)
     incident.writes = {
         "state": STOPPING, "by": by, "begun_at": clock.isoformat(clock.now()),
-        "undo": str(directory / stop.UNDO), "lsn": plan.undo.lsn, "roles": list(plan.options.roles),
+        "undo": str(directory / UNDO), "lsn": plan.undo.lsn, "roles": list(plan.options.roles),
     }  # fmt: skip
-    if stop.UNDO not in incident.files:
-        incident.files.append(stop.UNDO)
+    if UNDO not in incident.files:
+        incident.files.append(UNDO)
     incident.note("stop-writes", "stopping writes", by=by, lsn=plan.undo.lsn)
     incidents.save(incident)
     try:
@@ -106,7 +107,7 @@ def undo_of(
             "no incident has stopped writes here",
             hint="Name its undo file with --file, or the incident with --incident.",
         )
-    return incidents.directory(incident) / stop.UNDO, incident
+    return incidents.directory(incident) / UNDO, incident
 
 
 def stopping_incident(incidents: Incidents) -> Incident | None:
