@@ -11,7 +11,7 @@ from aurora.errors import Incomplete
 from aurora.operations.backup import BackupReport
 from aurora.operations.incremental import described
 from aurora.operations.objects import ObjectsReport
-from aurora.units import format_count, format_duration, format_size
+from aurora.units import format_count, format_duration, format_size, plural
 
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
 
@@ -64,8 +64,8 @@ def _created(report: BackupReport) -> list[str]:
         *([f"a full, not an incremental: {report.reason}"] if report.reason else []),
         *([log] if log else []),
         *([_objects(report.objects)] if report.objects else []),
-        f"read {format_size(report.bytes_read)} ({format_count(report.rows)} rows of "
-        f"{format_count(report.tables)} tables) at {format_size(round(rate))}/s, "
+        f"read {format_size(report.bytes_read)} ({plural(report.rows, 'row')} of "
+        f"{plural(report.tables, 'table')}) at {format_size(round(rate))}/s, "
         f"new {format_size(report.bytes_new)}, stored {format_size(report.bytes_stored)}; "
         f"{report.objects_reused} objects unchanged",
         f"backup {report.backup_id} {where} in {format_duration(report.seconds)}, "

@@ -13,7 +13,7 @@ from aurora.operations.content import Backup
 from aurora.operations.log_move import names_slot
 from aurora.operations.restore_project import ProjectPlan, plan_project
 from aurora.postgres.server import require_usable
-from aurora.units import format_size
+from aurora.units import format_size, plural
 
 Mode = Literal["new", "empty", "swap", "direct", "project"]
 
@@ -83,7 +83,7 @@ class RestorePlan:
         snapshot = self.backup.snapshot
         found = [
             ("backup", f"{self.backup.entry.id}, state of {snapshot.source.snapshot_at}"),
-            ("holds", f"{len(self.backup.body.data)} tables, "
+            ("holds", f"{plural(len(self.backup.body.data), 'table')}, "
                       f"{self.backup.body.figures.get('rows', 0):,} rows, "
                       f"{format_size(self.backup.body.figures.get('bytes', 0))}"),
             ("target", self.state.info.redacted()),
