@@ -1,9 +1,10 @@
-"""Sizes and durations: what people write, parsed once at the edge, and back again.
+"""Sizes, durations and lists: what people write, parsed once at the edge, and back again.
 
 Inside Aurora a size is an ``int`` of bytes and a duration a ``float`` of seconds.
 """
 
 import re
+from collections.abc import Iterable
 
 _SIZE_UNITS = {
     "": 1,
@@ -93,6 +94,13 @@ def format_count(count: int) -> str:
 def plural(count: int, noun: str) -> str:
     """``1 table``, ``4,200 tables``. Only for nouns that take an s."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def listed(names: Iterable[str], *, at_most: int = 20) -> str:
+    """``a, b, c and 4 more``."""
+    every = list(names)
+    shown = ", ".join(every[:at_most])
+    return shown if len(every) <= at_most else f"{shown} and {len(every) - at_most} more"
 
 
 def _three_digits(value: float) -> str:

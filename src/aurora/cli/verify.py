@@ -12,7 +12,7 @@ from aurora.cli import context as run
 from aurora.cli.render import surface
 from aurora.errors import IntegrityError, UsageError
 from aurora.repository.verify import BadObject, Level
-from aurora.units import format_count, format_duration, format_size, parse_duration, plural
+from aurora.units import format_count, format_duration, format_size, listed, parse_duration, plural
 
 BackupId = Annotated[
     str, typer.Argument(help="A backup's id, a unique part of it, latest, or all.")
@@ -146,10 +146,7 @@ def _verify_all(
 def _told(bad: BadObject, tables: list[str]) -> list[str]:
     lines = [f"{bad.problem}: {bad.name} ({bad.detail})"]
     if tables:
-        shown = ", ".join(tables[:10]) + (
-            f" and {len(tables) - 10} more" if len(tables) > 10 else ""
-        )
-        lines.append(f"  tables: {shown}")
+        lines.append(f"  tables: {listed(tables, at_most=10)}")
     if bad.backups:
         lines.append(f"  backups: {', '.join(bad.backups[:10])}")
     return lines

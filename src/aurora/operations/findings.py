@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from aurora.errors import AuroraError
 from aurora.storage.probe import Finding, Level
 
-__all__ = ["Finding", "Level", "failed", "good", "guarded", "listed", "of_error", "warning"]
+__all__ = ["Finding", "Level", "failed", "good", "guarded", "of_error", "warning"]
 
 
 def good(code: str, message: str) -> Finding:
@@ -32,10 +32,3 @@ def guarded(check: Callable[[], Iterable[Finding]], *, about: str = "") -> Itera
         yield from check()
     except AuroraError as error:
         yield of_error(error, about=about)
-
-
-def listed(names: Iterable[str], *, at_most: int = 20) -> str:
-    """``a, b, c and 4 more``."""
-    every = list(names)
-    shown = ", ".join(every[:at_most])
-    return shown if len(every) <= at_most else f"{shown} and {len(every) - at_most} more"

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 
 from aurora.engines.logical import slot as slots
 from aurora.engines.logical.slot import Identity, LogNames, SlotState
-from aurora.operations.findings import Finding, failed, good, listed, warning
+from aurora.operations.findings import Finding, failed, good, warning
 from aurora.operations.log_state import slot_break
 from aurora.operations.slot_health import Danger, SlotHealth, read_slot_facts
 from aurora.operations.slot_health import slot_health as judged
@@ -12,7 +12,7 @@ from aurora.operations.source import held_note, plan_prepare, read_again, wanted
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import translated
 from aurora.postgres.server import ServerFacts, inspect_server, open_control
-from aurora.units import format_size, plural
+from aurora.units import format_size, listed, plural
 
 _WARN_SHARE = 0.5  # of what a slot may hold
 _WARN_BYTES = 5 << 30  # held, where there is no limit

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from aurora.engines.supabase import rows
 from aurora.errors import StorageError
-from aurora.operations.findings import Finding, failed, good, listed, warning
+from aurora.operations.findings import Finding, failed, good, warning
 from aurora.operations.objects import SourceObjects
 from aurora.postgres.server import open_control
-from aurora.units import format_size, plural
+from aurora.units import format_size, listed, plural
 
 
 def check_objects(dsn: str, source: SourceObjects) -> Iterator[Finding]:

@@ -34,12 +34,11 @@ from aurora.engines.supabase.vault import parse_secrets
 from aurora.errors import TargetNotEmpty, TargetUnfit
 from aurora.events import EventSink, PhaseBegun, PhaseEnded
 from aurora.operations.content import Backup
-from aurora.operations.findings import listed
 from aurora.operations.reports import PartResult, RestoreReport
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import translated
 from aurora.postgres.server import open_control
-from aurora.units import format_count, plural
+from aurora.units import format_count, listed, plural
 
 _NAME = r'("(?:[^"]|"")*"|[^\s;"]+)'
 _MEMBERSHIP = re.compile(rf"GRANT {_NAME} TO {_NAME}")

@@ -17,10 +17,10 @@ from aurora.engines.logical.slot import Identity, LogNames, SlotState
 from aurora.engines.logical.target import is_replaced
 from aurora.errors import AuroraError, Incomplete, SourceUnsupported
 from aurora.events import EventSink, Noted, PhaseBegun, PhaseEnded
-from aurora.operations.findings import Finding, Level, failed, listed, warning
+from aurora.operations.findings import Finding, Level, failed, warning
 from aurora.postgres.errors import translated
 from aurora.postgres.server import ServerFacts, inspect_server, open_control, require_usable
-from aurora.units import format_duration, format_size, plural
+from aurora.units import format_duration, format_size, listed, plural
 
 _FIXES_SHOWN = 8
 

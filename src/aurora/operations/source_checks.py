@@ -1,6 +1,6 @@
 """What must be right about the source before a backup: looked at, never changed."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -9,15 +9,16 @@ import psycopg
 from aurora import clock
 from aurora.engines.logical.catalog import read_catalog, unreadable_sequences
 from aurora.errors import UsageError
-from aurora.operations.findings import Finding, failed, good, listed, warning
+from aurora.operations.findings import Finding, failed, good, warning
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import translated
 from aurora.postgres.server import ServerFacts, inspect_server, open_control, require_usable
 from aurora.postgres.tools import find_tools
-from aurora.units import format_count, format_duration, format_size, plural
+from aurora.units import format_count, format_duration, format_size, listed, plural
 
 NEWEST_TRIED_MAJOR = 18
 TOLERATED_SKEW_S = 5.0
+_NAMED = 8  # tables and sequences that a sentence names
 
 _Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -140,7 +141,8 @@ def _privileges(conn: _Connection, facts: ServerFacts, skip: Collection[str]) ->
     if denied:
         yield failed(
             "source-tables-unreadable",
-            f"the role may not read {len(denied)} of {len(tables)} tables: {_few(denied)}",
+            f"the role may not read {len(denied)} of {len(tables)} tables: "
+            f"{listed(denied, at_most=_NAMED)}",
             f"GRANT pg_read_all_data TO {facts.role.name}; (or SELECT on each, with USAGE on its "
             "schema), or leave them out with [backup] skip.",
             denied,
@@ -149,7 +151,7 @@ def _privileges(conn: _Connection, facts: ServerFacts, skip: Collection[str]) ->
         count = plural(len(hidden), "table")
         yield failed(
             "source-row-security",
-            f"row security hides rows of {count} from the role: {_few(hidden)}",
+            f"row security hides rows of {count} from the role: {listed(hidden, at_most=_NAMED)}",
             f"ALTER ROLE {facts.role.name} BYPASSRLS; or use the tables' owner, or leave them out "
             "with [backup] skip.",
             hidden,
@@ -157,7 +159,8 @@ def _privileges(conn: _Connection, facts: ServerFacts, skip: Collection[str]) ->
     if sequences:
         yield failed(
             "source-sequences-unreadable",
-            f"the role may not read {plural(len(sequences), 'sequence')}: {_few(sequences)}",
+            f"the role may not read {plural(len(sequences), 'sequence')}: "
+            f"{listed(sequences, at_most=_NAMED)}",
             f"GRANT pg_read_all_data TO {facts.role.name}; or SELECT on each of them.",
             sequences,
         )
@@ -173,10 +176,6 @@ def _privileges(conn: _Connection, facts: ServerFacts, skip: Collection[str]) ->
         yield good(
             "source-privileges", f"the role may read every one of {plural(len(tables), 'table')}"
         )
-
-
-def _few(names: Sequence[str]) -> str:
-    return listed(names, at_most=8)
 
 
 def _room(conn: _Connection, jobs: int) -> Iterator[Finding]:

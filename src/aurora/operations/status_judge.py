@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from aurora.engines.logical.slot import LogNames
 from aurora.operations.coverage import Covered, shown_share
-from aurora.operations.findings import Finding, Level, failed, listed, warning
+from aurora.operations.findings import Finding, Level, failed, warning
 from aurora.operations.log_state import slot_break
 from aurora.operations.slot_health import Danger
 from aurora.operations.status import Goals, StatusOptions, StatusReport, TypeStatus, shown_moment
 from aurora.operations.status_storage import StorageLook
-from aurora.units import format_duration, plural
+from aurora.units import format_duration, listed, plural
 
 _RANK = {Level.OK: 0, Level.WARNING: 1, Level.ERROR: 2}
 

@@ -20,7 +20,7 @@ from aurora.errors import SourceChanged, SourcePrivilege, SourceUnsupported, Usa
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.errors import Side, translated
 from aurora.postgres.server import ServerFacts, inspect_server, open_control, require_usable
-from aurora.units import plural
+from aurora.units import listed, plural
 
 _LOCK_BATCH = 200
 _ATTEMPTS = 5
@@ -155,11 +155,6 @@ def _is_named(table: Table, names: Iterable[str]) -> bool:
     return any(name in forms for name in names)
 
 
-def _few(names: Sequence[str], at_most: int = 8) -> str:
-    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
-    return ", ".join(names[:at_most]) + more
-
-
 def _refuse_unreadable(catalog: Catalog, wanted: Sequence[Table]) -> None:
     bad = [(t, catalog.unreadable[t.oid]) for t in wanted if t.oid in catalog.unreadable]
     if not bad:
@@ -167,7 +162,7 @@ def _refuse_unreadable(catalog: Catalog, wanted: Sequence[Table]) -> None:
     reasons: dict[str, list[str]] = {}
     for table, why in bad:
         reasons.setdefault(why, []).append(shown(table.schema, table.name))
-    told = "; ".join(f"{_few(names)} ({why})" for why, names in reasons.items())
+    told = "; ".join(f"{listed(names, at_most=8)} ({why})" for why, names in reasons.items())
     raise SourcePrivilege(
         f"the role may not read {plural(len(bad), 'table')}: {told}",
         hint="Nothing was started. Grant the role SELECT on them (or membership in "

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 from aurora import clock
 from aurora.errors import AuroraError
-from aurora.operations.findings import Finding, Level, failed, good, guarded, listed, warning
+from aurora.operations.findings import Finding, Level, failed, good, guarded, warning
 from aurora.operations.keys import KeySlot
 from aurora.operations.lock_checks import told
 from aurora.operations.proof.evidence import table
@@ -28,7 +28,7 @@ from aurora.storage.base import Storage
 from aurora.storage.exposure import anonymous_look
 from aurora.storage.open import common_fate
 from aurora.storage.s3_requests import BucketState
-from aurora.units import format_duration, plural
+from aurora.units import format_duration, listed, plural
 from aurora.version import __version__
 
 Place = Literal["primary", "secondary"]

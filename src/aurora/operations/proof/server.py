@@ -14,13 +14,12 @@ from aurora.engines.logical.names import Connection, quoted
 from aurora.engines.logical.target import drop, maintenance
 from aurora.errors import EnvironmentUnfit, TargetUnfit, UsageError
 from aurora.events import EventSink, PhaseBegun, PhaseEnded
-from aurora.operations.findings import listed
 from aurora.postgres.conninfo import ConnInfo
 from aurora.postgres.embedded import EmbeddedServer
 from aurora.postgres.errors import translated
 from aurora.postgres.server import ServerFacts, inspect_server, open_control
 from aurora.postgres.tools import installed_servers
-from aurora.units import format_size
+from aurora.units import format_size, listed
 
 PREFIX = "aurora_recovery_test_"
 _SETTINGS = {"max_wal_size": "4GB", "checkpoint_timeout": "30min"}

@@ -2,10 +2,9 @@
 
 import secrets
 
-from aurora.operations.findings import listed
 from aurora.operations.proof.drills.sandbox import Ran, Sandbox, StepFailed
 from aurora.postgres.conninfo import ConnInfo
-from aurora.units import format_count, plural
+from aurora.units import format_count, listed, plural
 
 # What runbooks write, and a sandbox has otherwise.
 BACKUP = "bbyvf"

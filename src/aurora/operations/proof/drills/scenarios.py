@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from aurora.errors import UsageError
-from aurora.operations.findings import listed
 from aurora.operations.proof.drills.common import (
     BACKUP,
     backed_up,
@@ -24,6 +23,7 @@ from aurora.operations.proof.drills.common import (
 from aurora.operations.proof.drills.destructive import DESTRUCTIVE
 from aurora.operations.proof.drills.drill import Scenario, Step
 from aurora.operations.proof.drills.sandbox import Ran, Sandbox, StepFailed
+from aurora.units import listed
 
 
 def find_scenario(name: str) -> Scenario:
