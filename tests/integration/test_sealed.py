@@ -13,7 +13,7 @@ from aurora.errors import CheckFailed, ObjectDamaged, UsageError, WrongKey
 from aurora.events import discard
 from aurora.operations.backup import BackupOptions, BackupReport
 from aurora.operations.content import Backup
-from aurora.operations.objects import pages
+from aurora.operations.objects import SourceObjects, pages
 from aurora.operations.restore import run_restore
 from aurora.operations.restore_objects import Packs
 from aurora.operations.restore_plan import RestoreOptions, plan_restore
@@ -55,12 +55,18 @@ def public(identity: Path) -> str:
     return identity.read_text().splitlines()[0].removeprefix("# public key: ")
 
 
-def seal(project: Project, dsn: str, *identities: Path, mirrored: bool = False) -> BackupReport:
-    """A sealed backup in small parts."""
+def seal(
+    project: Project,
+    dsn: str,
+    *identities: Path,
+    mirrored: bool = False,
+    objects: SourceObjects | None = None,
+) -> BackupReport:
+    """A sealed backup in small parts, with *objects* of a Storage where they are given."""
     return create_sealed(
         dsn,
         project.repository,
-        BackupOptions(database=LABEL, chunk_bytes=CHUNK),
+        BackupOptions(database=LABEL, chunk_bytes=CHUNK, objects=objects or SourceObjects()),
         recipients=Recipients.parse(public(one) for one in identities),
         open_mirror=(lambda: project.mirror) if mirrored else None,
         sink=discard,
@@ -259,14 +265,7 @@ def test_storage_objects_are_sealed_too(
     source = new_storage_project()
     source.fill(40)
     project.backup(source.dsn, objects=source.source())
-    made = create_sealed(
-        source.dsn,
-        project.repository,
-        BackupOptions(database=LABEL, chunk_bytes=CHUNK, objects=source.source()),
-        recipients=Recipients.parse([public(identity)]),
-        open_mirror=None,
-        sink=discard,
-    )
+    made = seal(project, source.dsn, identity, objects=source.source())
     assert made.objects is not None
     assert made.is_complete
     assert made.objects.objects == 40
@@ -300,14 +299,7 @@ def test_storage_files_by_hand(
     source.put("documents", "it's $HOME.txt", b"quoted", user_metadata='{"a": "\\t\\\\"}')
     source.put("documents", "../../escaped", b"not outside")
     source.put("documents", "n" * 300, b"too long")
-    made = create_sealed(
-        source.dsn,
-        project.repository,
-        BackupOptions(database=LABEL, chunk_bytes=CHUNK, objects=source.source()),
-        recipients=Recipients.parse([public(identity)]),
-        open_mirror=None,
-        sink=discard,
-    )
+    made = seal(project, source.dsn, identity, objects=source.source())
     assert made.is_complete
     parts = downloaded(project.primary, made.backup_id, tmp_path)
     script = tmp_path / "files.sh"

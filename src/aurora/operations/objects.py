@@ -35,7 +35,7 @@ from aurora.errors import AuroraError, IntegrityError, UnsupportedRepository
 from aurora.events import EventSink, Noted, Warned
 from aurora.operations.content import Backup
 from aurora.operations.objects_checkpoint import Checkpoints
-from aurora.operations.objects_index import Index, beginnings_in, held_in
+from aurora.operations.objects_index import Index, beginnings_in, held_in, write_page
 from aurora.postgres.errors import translated
 from aurora.postgres.server import open_control
 from aurora.repository.door import Ref, Repository
@@ -91,7 +91,7 @@ class Keeper(Protocol):
     """Where a run puts objects' bytes and the pages that list them. Threads share it."""
 
     def put_bytes(self, data: Buffer) -> Stored: ...
-    def put_page(self, data: Buffer) -> Stored: ...
+    def put_page(self, page: ObjectPage) -> Stored: ...
     def may_name(self, stored: Stored) -> bool:
         """Whether the backup may name what an earlier one stored."""
 
@@ -106,20 +106,17 @@ class WriterKeeper:
         self._writer = writer
 
     def put_bytes(self, data: Buffer) -> Stored:
-        return self._put(ObjectType.OBJECT, data)
+        ref = self._writer.put(ObjectType.OBJECT, data)
+        return Stored(ref.name, ref.raw)
 
-    def put_page(self, data: Buffer) -> Stored:
-        return self._put(ObjectType.TABLE, data)
+    def put_page(self, page: ObjectPage) -> Stored:
+        return write_page(self._writer, page)
 
     def may_name(self, stored: Stored) -> bool:
         return self._writer.is_reusable(Ref(stored.object, stored.raw))
 
     def checkpoints(self, repository: Repository, url: str, sink: EventSink) -> Checkpoints:
         return Checkpoints(self._writer, repository, url, sink)
-
-    def _put(self, kind: ObjectType, data: Buffer) -> Stored:
-        ref = self._writer.put(kind, data)
-        return Stored(ref.name, ref.raw)
 
 
 class ObjectsRun:

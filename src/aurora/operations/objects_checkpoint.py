@@ -8,22 +8,21 @@ use it, it is removed; what cannot be removed then, retention lets go.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import msgspec
 
 from aurora import clock
-from aurora.engines.base import Buffer, Stored
 from aurora.engines.supabase.catalogue import Held, Part
 from aurora.engines.supabase.documents import StoragePart
 from aurora.engines.supabase.rows import ObjectRow
 from aurora.errors import IntegrityError, StorageError, UnsupportedRepository
 from aurora.events import EventSink, Noted
 from aurora.operations.content import ENGINE, Backup, Body
-from aurora.operations.objects_index import Index
+from aurora.operations.objects_index import Index, write_page
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Ref, Repository
 from aurora.repository.ids import CHECKPOINT, new_backup_id
-from aurora.repository.layout import ObjectType
 from aurora.repository.removal import remove_backups
 from aurora.repository.writer import Writer
 from aurora.units import format_size, plural
@@ -56,7 +55,7 @@ class Checkpoints:
 
     def save(self, held: Iterable[tuple[ObjectRow, Held]]) -> None:
         """Commit what was copied. Raises StorageError, RepositoryLocked: then the run is over."""
-        index = Index(self._put_page)
+        index = Index(partial(write_page, self._writer))
         for row, one in held:
             index.add(row, one)
         if not index.objects:
@@ -91,7 +90,3 @@ class Checkpoints:
             remove_backups(self._repository.storage, self._entries)
         except StorageError as error:
             self._sink(Noted(f"checkpoints stay until they are pruned: {error.message}"))
-
-    def _put_page(self, data: Buffer) -> Stored:
-        ref = self._writer.put(ObjectType.TABLE, data)
-        return Stored(ref.name, ref.raw)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import msgspec
 
-from aurora.engines.base import Buffer, Stored
+from aurora.engines.base import Stored
 from aurora.engines.supabase.catalogue import Held, Part
 from aurora.engines.supabase.collect import Key
 from aurora.engines.supabase.documents import (
@@ -19,12 +19,14 @@ from aurora.engines.supabase.documents import (
 )
 from aurora.engines.supabase.rows import ObjectRow
 from aurora.repository.door import Ref
+from aurora.repository.layout import ObjectType
+from aurora.repository.writer import Writer
 
 
 class Index:
     """Entries on their way into pages; only the page that is being filled is in memory."""
 
-    def __init__(self, put_page: Callable[[Buffer], Stored]) -> None:
+    def __init__(self, put_page: Callable[[ObjectPage], Stored]) -> None:
         self.objects = 0
         self.bytes = 0
         self._put_page = put_page
@@ -55,8 +57,7 @@ class Index:
         page, self._page = self._page, _PageBuilder()
         for pack in page.packs:
             self._uses[pack.object] = pack.raw
-        payload = msgspec.json.encode(ObjectPage(tuple(page.packs), tuple(page.entries)))
-        stored = self._put_page(payload)
+        stored = self._put_page(ObjectPage(tuple(page.packs), tuple(page.entries)))
         self._uses[stored.object] = stored.raw
         first = page.entries[0]
         self._pages.append(
@@ -103,6 +104,12 @@ class _PageBuilder:
             number = self._numbers[part.object] = len(self.packs)
             self.packs.append(Stored(part.object, part.raw))
         return number
+
+
+def write_page(writer: Writer, page: ObjectPage) -> Stored:
+    """Put a page among a repository's shared objects."""
+    ref = writer.put(ObjectType.TABLE, msgspec.json.encode(page))
+    return Stored(ref.name, ref.raw)
 
 
 def held_in(page: ObjectPage, entry: ObjectEntry) -> tuple[str, str, str, Held]:

@@ -89,13 +89,12 @@ class PartStore:
         """Bytes of Storage objects."""
         return self.put(data)
 
-    def put_page(self, data: Buffer) -> Stored:
+    def put_page(self, page: ObjectPage) -> Stored:
         """A page of the list of Storage objects, and what writes its files without Aurora."""
-        script = page_script(msgspec.json.decode(data, type=ObjectPage))
         with self._lock:
             number = next(self._pages)
-        self.put_script(f"files.{number:06d}.sh", script)
-        return self.put(data)
+        self.put_script(f"files.{number:06d}.sh", page_script(page))
+        return self.put(msgspec.json.encode(page))
 
     def put_script(self, name: str, script: str) -> None:
         self.put_named(name + SUFFIX, script.encode(errors="surrogateescape"))
