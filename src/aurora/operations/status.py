@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -31,6 +32,7 @@ from aurora.operations.window import Span, Window, recovery_window
 from aurora.postgres.conninfo import ConnInfo
 from aurora.repository.catalog import BackupEntry
 from aurora.repository.door import Repository
+from aurora.repository.ground import Ground
 from aurora.repository.ids import STREAM
 from aurora.repository.mirror import MirrorView
 from aurora.repository.slots import SlotInfo
@@ -182,12 +184,16 @@ def look(
             report.findings.append(_found(error, report.window_of))
     _look_at_source(subject, report, options)
     report.backups = list(_types(entries, options, now))
-    _look_at_storages(subject, report, options, entries if repository is not None else None)
-    _look_at_locks(subject, report, repository)
+    # Opening it takes a slow key derivation: once for all that look at it.
+    open_view = cache(subject.open_secondary_view)
+    primary = repository if report.window_of == "primary" else None
+    _look_at_storages(subject, report, options, primary, entries, open_view)
     measured = [*options.measured]
     if repository is not None and options.state is not None:
         measured += _recorded(repository, options, report, sink)
-        report.key_slots_unproven = list(_unproven(subject, repository, Proofs(options.state)))
+        report.key_slots_unproven = list(
+            _unproven(subject, repository, open_view, Proofs(options.state))
+        )
     report.measured, report.last_test = newest(measured)
     report.last_drill = last_drill(measured)
     report.covered = dict(options.covered)
@@ -271,8 +277,11 @@ def _look_at_storages(
     subject: Subject,
     report: StatusReport,
     options: StatusOptions,
-    entries: list[BackupEntry] | None,
+    primary: Repository | None,
+    entries: list[BackupEntry],
+    open_view: Callable[[], MirrorView],
 ) -> None:
+    """*primary*: opened; None where it is not, and *entries* are not what it holds."""
     places: list[Place] = ["primary", "secondary"] if subject.has_secondary else ["primary"]
     for place in places:
         seen = look_at_storage(
@@ -282,32 +291,26 @@ def _look_at_storages(
             price=options.prices.get(place),
         )
         report.storages.append(seen)
-        known = entries if report.window_of == "primary" else None
         if place == "primary":
-            seen.backups = None if known is None else len(known)
+            seen.backups = None if primary is None else len(entries)
+            if primary is not None:
+                report.findings += _locks(subject, place, seen, primary.ground)
         elif seen.reachable and not seen.error:
-            ids = None if known is None else dict(_to_be_copied(known, report.at))
-            compare_copies(seen, subject.open_secondary_view, ids, subject.database)
+            ids = None if primary is None else dict(_to_be_copied(entries, report.at))
+            compare_copies(seen, open_view, ids, subject.database)
+            report.findings += _locks(subject, place, seen, lambda: open_view().ground())
 
 
-def _look_at_locks(subject: Subject, report: StatusReport, repository: Repository | None) -> None:
-    for seen in report.storages:
-        place: Place = "primary" if seen.place == "primary" else "secondary"
-        if not seen.reachable or seen.error:
-            continue
-        try:
-            lock = subject.object_lock(place)
-            if lock is None:
-                continue
-            if place == "secondary":
-                ground = subject.open_secondary_view().ground()
-            elif repository is not None and report.window_of == "primary":
-                ground = repository.ground()
-            else:
-                continue
-            report.findings += look_at_locks(seen, lock, ground)
-        except AuroraError as error:
-            report.findings.append(_found(error, place))
+def _locks(
+    subject: Subject, place: Place, seen: StorageLook, ground: Callable[[], Ground]
+) -> list[Finding]:
+    if not seen.reachable or seen.error:
+        return []
+    try:
+        lock = subject.object_lock(place)
+        return [] if lock is None else list(look_at_locks(seen, lock, ground()))
+    except AuroraError as error:
+        return [_found(error, place)]
 
 
 def _to_be_copied(entries: Iterable[BackupEntry], now: datetime) -> Iterable[tuple[str, datetime]]:
@@ -329,11 +332,16 @@ def _recorded(
         return []
 
 
-def _unproven(subject: Subject, repository: Repository, proofs: Proofs) -> Iterator[str]:
+def _unproven(
+    subject: Subject,
+    repository: Repository,
+    open_view: Callable[[], MirrorView],
+    proofs: Proofs,
+) -> Iterator[str]:
     """Key slots whose secret nobody was seen to have; passphrases are in use all the time."""
     places: list[tuple[Place, Callable[[], Iterable[SlotInfo]]]] = [("primary", repository.slots)]
     if subject.has_secondary:
-        places.append(("secondary", lambda: subject.open_secondary_view().slots()))
+        places.append(("secondary", lambda: open_view().slots()))
     for place, slots in places:
         with suppress(AuroraError):
             for one in slots():
