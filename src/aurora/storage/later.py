@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from threading import RLock
+from typing import TypeVar
 
 from aurora.errors import AuroraError, ObjectMissing
 from aurora.storage.base import Buffer, ObjectInfo, Storage
+
+T = TypeVar("T")
 
 
 class Later:
@@ -61,20 +64,10 @@ class StandIn(Later):
         self._told = False
 
     def get(self, name: str) -> bytes:
-        try:
-            return super().get(name)
-        except ObjectMissing:
-            raise
-        except AuroraError as error:
-            raise self._absent(name, error) from error
+        return self._asked(super().get, name)
 
     def head(self, name: str) -> ObjectInfo:
-        try:
-            return super().head(name)
-        except ObjectMissing:
-            raise
-        except AuroraError as error:
-            raise self._absent(name, error) from error
+        return self._asked(super().head, name)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         try:
@@ -83,9 +76,14 @@ class StandIn(Later):
             self._tell(error)
             return iter(())
 
-    def _absent(self, name: str, error: AuroraError) -> ObjectMissing:
-        self._tell(error)
-        return ObjectMissing(f"object {name} is missing", context={"name": name})
+    def _asked(self, ask: Callable[[str], T], name: str) -> T:
+        try:
+            return ask(name)
+        except ObjectMissing:
+            raise
+        except AuroraError as error:
+            self._tell(error)
+            raise ObjectMissing(f"object {name} is missing", context={"name": name}) from error
 
     def _tell(self, error: AuroraError) -> None:
         with self._lock:
