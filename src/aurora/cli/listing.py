@@ -52,7 +52,7 @@ def list_backups(
             )
         others: set[str] = set()
         if not entries and not all_databases:
-            every, _ = api.list_with_marks(aurora, storage=storage, all_databases=True)
+            every = api.list_backups(aurora, storage=storage, all_databases=True)
             others = {entry.database for entry in every}
         shown.summary(
             {

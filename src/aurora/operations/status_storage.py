@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from aurora.errors import AuroraError, ObjectMissing
 from aurora.operations.findings import Finding, Level
 from aurora.operations.lock_checks import check_locked_until, read_locked
+from aurora.repository.config import MAKE_SECONDARY
 from aurora.repository.ground import Ground
 from aurora.repository.layout import ObjectType
 from aurora.repository.mirror import MirrorView
@@ -65,7 +66,7 @@ def look_at_storage(
         look.reachable = True
         look.error, look.hint = "there is no repository on it", error.hint
         if place == "secondary":
-            look.hint = "If it is new, or was lost, `aurora init` makes it and copies all backups."
+            look.hint = MAKE_SECONDARY
     except AuroraError as error:
         look.error, look.hint = error.message, error.hint
     else:

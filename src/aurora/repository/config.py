@@ -66,9 +66,7 @@ _LOST = (
     "Check the address, or make one with `aurora init`. If there was a primary here and it is "
     "lost, `aurora backup heal all` fills it again from the secondary."
 )
-_LOST_SECONDARY = (
-    "Check the address. If it is new, or was lost, `aurora init` makes it and copies all backups."
-)
+MAKE_SECONDARY = "If it is new, or was lost, `aurora init` makes it and copies all backups."
 
 
 def read_config(reader: ObjectReader, *, role: Role | None = None) -> Config:
@@ -84,7 +82,7 @@ def read_config(reader: ObjectReader, *, role: Role | None = None) -> Config:
     except ObjectMissing as error:
         raise RepositoryNotFound(
             f"no repository at {reader.storage.url}",
-            hint=_LOST_SECONDARY if role == "secondary" else _LOST,
+            hint=f"Check the address. {MAKE_SECONDARY}" if role == "secondary" else _LOST,
         ) from error
     if role is not None and config.role != role:
         raise _exchanged(reader.storage.url, config.role, role)

@@ -21,6 +21,7 @@ from aurora.engines.logical.marks import PREFIX
 from aurora.engines.logical.names import Connection, literal, quoted, shown
 from aurora.engines.logical.pgoutput import parse_lsn
 from aurora.errors import SourceChanged
+from aurora.postgres.server import transaction_id
 
 _LONGEST_LABEL = 40
 
@@ -392,8 +393,7 @@ def wait_until_older_ended(
     Returns:
         "" once the barrier is passed; after *timeout* seconds, who is in its way.
     """
-    row = _first(conn, "SELECT pg_catalog.pg_current_xact_id()::text::bigint")
-    own = int(row[0]) if row else 0
+    own = int(transaction_id(conn))
     end = time.monotonic() + timeout
     while True:
         row = _first(

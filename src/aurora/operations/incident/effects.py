@@ -6,7 +6,7 @@ afterwards.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from aurora.engines.logical.names import Connection
@@ -45,7 +45,8 @@ class Effect:
     @staticmethod
     def of(dead: Running) -> "Effect":
         """What a record holds."""
-        return Effect(**dead.facts["effect"])
+        known = {one.name for one in fields(Effect)}  # an earlier version wrote others too
+        return Effect(**{name: v for name, v in dead.facts["effect"].items() if name in known})
 
     def took(self, dsn: str) -> bool | None:
         """Whether it took effect, by the server of *dsn*; None where nobody can say any more.
