@@ -10,7 +10,7 @@ from aurora.engines.supabase.documents import NEWER
 from aurora.errors import StorageFull, UsageError
 from aurora.operations.backup import BackupReport
 from aurora.operations.objects import ObjectsReport, ObjectsRun, pages
-from aurora.operations.restore_objects import Packs, find_object, save_object
+from aurora.operations.objects_read import Packs, find_object, save_object
 from aurora.repository.verify import Level, verify
 from aurora.storage.base import Buffer
 from aurora.storage.limit import Rate

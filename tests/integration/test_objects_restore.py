@@ -11,11 +11,7 @@ from aurora.errors import Cancelled, UsageError
 from aurora.operations.backup import BackupOptions
 from aurora.operations.content import Backup
 from aurora.operations.reports import ObjectsRestored
-from aurora.operations.restore_objects import (
-    ObjectsPlan,
-    plan_objects,
-    run_objects,
-)
+from aurora.operations.restore_objects import ObjectsPlan, plan_objects, run_objects
 from aurora.operations.seal import create_sealed
 from aurora.repository.sealed import Identities, Recipients, new_identity
 from aurora.repository.sealed_door import SealedRepository

@@ -14,8 +14,8 @@ from aurora.events import discard
 from aurora.operations.backup import BackupOptions, BackupReport
 from aurora.operations.content import Backup
 from aurora.operations.objects import SourceObjects, pages
+from aurora.operations.objects_read import Packs
 from aurora.operations.restore import run_restore
-from aurora.operations.restore_objects import Packs
 from aurora.operations.restore_plan import RestoreOptions, plan_restore
 from aurora.operations.restore_table import run_restore_table
 from aurora.operations.restore_table_plan import TableOptions, plan_restore_table

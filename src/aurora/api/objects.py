@@ -8,6 +8,7 @@ from aurora.api.common import held, keyed, opened
 from aurora.engines.supabase.documents import ObjectEntry
 from aurora.errors import UsageError
 from aurora.events import EventSink, discard
+from aurora.operations import objects_read
 from aurora.operations import restore_objects as operation
 from aurora.operations.reports import ObjectsRestored
 from aurora.operations.restore_objects import ObjectsPlan
@@ -26,7 +27,7 @@ def save_object(
 ) -> ObjectEntry:
     """Write the object ``bucket/name`` of a backup to a file.
 
-    Raises: see :func:`aurora.operations.restore_objects.save_object`.
+    Raises: see :func:`aurora.operations.objects_read.save_object`.
     """
     repository, backup = opened(aurora, backup_id, storage, sink, identity)
     with (
@@ -37,7 +38,7 @@ def save_object(
         held(repository),
     ):  # fmt: skip
         note.repository = keyed(repository)
-        entry = operation.save_object(backup, path, output)
+        entry = objects_read.save_object(backup, path, output)
         note.facts |= {"bytes": entry.size, "sha256": entry.sha256}
     return entry
 

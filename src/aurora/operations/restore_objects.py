@@ -4,42 +4,36 @@ What is already right at the target is left alone, so a restore that was interru
 where it was when it is run again. Nothing is ever deleted.
 """
 
-import hashlib
 import heapq
 import itertools
-import os
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
 from aurora.engines.logical.names import pin_output
 from aurora.engines.logical.threads import run_threads
 from aurora.engines.supabase import rows
-from aurora.engines.supabase.documents import NEWER, ObjectEntry, ObjectPage, PageRef, Piece
+from aurora.engines.supabase.documents import NEWER, ObjectEntry, ObjectPage
 from aurora.engines.supabase.rows import ObjectRow
 from aurora.engines.supabase.upload import Uploader, fix_rows
 from aurora.errors import (
     AuroraError,
     Cancelled,
     IntegrityError,
-    ObjectDamaged,
     StorageError,
     TargetError,
     UsageError,
 )
 from aurora.events import Advanced, EventSink, PhaseBegun, PhaseEnded, Warned, discard
-from aurora.operations.content import Backup, Readable
+from aurora.operations.content import Backup
 from aurora.operations.objects import pages
+from aurora.operations.objects_read import Packs, find_object, require_bytes, require_storage
 from aurora.operations.point import Point
 from aurora.operations.reports import ObjectsRestored, PartResult, RestoreReport
 from aurora.postgres.server import open_control
-from aurora.repository.door import Ref
 from aurora.storage.limit import Rate
 from aurora.storage.supabase_rest import SupabaseRest
 from aurora.units import format_size, plural
@@ -47,122 +41,6 @@ from aurora.units import format_size, plural
 PHASE = "restoring Storage objects"
 _FIX_BATCH = 500
 _SHOWN = 200  # names in a report
-
-
-class Packs:
-    """Stored buffers out of a repository; each is read once while it is in use."""
-
-    def __init__(self, repository: Readable, *, keep: int) -> None:
-        self._repository = repository
-        self._keep = keep
-        self._lock = threading.Lock()
-        self._held: OrderedDict[str, Future[bytes]] = OrderedDict()
-
-    def get(self, name: str, raw: int) -> bytes:
-        """Raises ObjectMissing, ObjectDamaged, StorageError."""
-        with self._lock:
-            future = self._held.get(name)
-            mine = future is None
-            if future is None:
-                future = self._held[name] = Future()
-                while len(self._held) > self._keep:
-                    self._held.popitem(last=False)
-            else:
-                self._held.move_to_end(name)
-        if mine:
-            try:
-                future.set_result(self._repository.read(Ref(name, raw)))
-            except BaseException as error:
-                with self._lock:
-                    self._held.pop(name, None)
-                future.set_exception(error)
-                raise
-        return future.result()
-
-    def chunks(self, page: ObjectPage, entry: ObjectEntry) -> Iterator[bytes]:
-        """An object's bytes, proven at the end. Raises as get, and ObjectDamaged."""
-        whole = hashlib.sha256()
-        for data in (self._piece(page, piece) for piece in entry.pieces):
-            whole.update(data)
-            yield data
-        if whole.hexdigest() != entry.sha256:
-            raise ObjectDamaged(
-                f"{entry.bucket}/{entry.name} in the backup is not what was read from the source",
-                hint="Run `aurora backup verify` on this backup and report this.",
-            )
-
-    def _piece(self, page: ObjectPage, piece: Piece) -> bytes:
-        pack = page.packs[piece.pack]
-        data = self.get(pack.object, pack.raw)
-        if piece.offset == 0 and piece.length == len(data):
-            return data
-        return data[piece.offset : piece.offset + piece.length]
-
-
-def storage_part(backup: Backup) -> None:
-    """Raise UsageError where the backup holds no objects of a Storage."""
-    if backup.body.storage is None:
-        raise UsageError(
-            f"backup {backup.entry.id} holds no Storage objects",
-            hint="It was made without the key of the project's Storage, or of a database "
-            "without one. `aurora backup list` shows the others.",
-        )
-
-
-def find_object(backup: Backup, path: str) -> tuple[ObjectPage, ObjectEntry]:
-    """The object ``bucket/name``. Raises UsageError where the backup has none of this name."""
-    storage_part(backup)
-    bucket, _, name = path.partition("/")
-    key = (bucket.encode(), name.encode())
-    assert backup.body.storage is not None
-    before = [ref for ref in backup.body.storage.pages if _first(ref) <= key]
-    for page in pages(backup, lambda ref: bool(before) and ref is before[-1]):
-        for entry in page.entries:
-            if (entry.bucket, entry.name) == (bucket, name):
-                return page, entry
-    near = _near(backup, name)
-    raise UsageError(
-        f"backup {backup.entry.id} has no object {path[:200]}",
-        hint="Write BUCKET/NAME as the project has it; both know upper and lower case."
-        + (f" Nearest: {', '.join(near)}." if near else ""),
-    )
-
-
-def save_object(backup: Backup, path: str, output: Path) -> ObjectEntry:
-    """Write an object to a file, which is there whole or not at all.
-
-    Raises UsageError, ObjectMissing, ObjectDamaged, StorageError, OSError as UsageError.
-    """
-    page, entry = find_object(backup, path)
-    _require_bytes(entry)
-    if output.is_dir():
-        output /= Path(entry.name).name
-    packs = Packs(backup.repository, keep=1)
-    temporary = output.with_name(f".{output.name}.aurora-{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            for data in packs.chunks(page, entry):
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(output)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {output}: {(error.strerror or 'failed').lower()}",
-            hint="Nothing was changed. Name another file with --output.",
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return entry
-
-
-def _require_bytes(entry: ObjectEntry) -> None:
-    if entry.is_lost:
-        raise UsageError(
-            f"the backup has no bytes of {entry.bucket}/{entry.name}: "
-            f"{entry.note.partition(': ')[2]}",
-            hint="Try an earlier or a later backup.",
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +78,7 @@ def plan_objects(plan: ObjectsPlan) -> ObjectsPlan:
 
     Raises UsageError, StorageError where the project's Storage does not answer.
     """
-    storage_part(plan.backup)
+    require_storage(plan.backup)
     part = plan.backup.body.storage
     assert part is not None
     names = [str(bucket["id"]) for bucket in part.buckets]
@@ -210,7 +88,7 @@ def plan_objects(plan: ObjectsPlan) -> ObjectsPlan:
             hint=f"It has {', '.join(names) or 'none'}.",
         )
     if plan.path:
-        _require_bytes(find_object(plan.backup, plan.path)[1])
+        require_bytes(find_object(plan.backup, plan.path)[1])
     plan.client.buckets()
     return plan
 
@@ -486,19 +364,3 @@ def _of_version(row: ObjectRow, found: list[_Found]) -> _Found:
             return page, entry
     page, entry = next((one for one in found if not one[1].is_lost), found[0])
     return page, entry if entry.note else msgspec.structs.replace(entry, note=NEWER)
-
-
-def _first(ref: PageRef) -> tuple[bytes, bytes]:
-    return ref.bucket.encode(), ref.first.encode()
-
-
-def _near(backup: Backup, name: str) -> list[str]:
-    """Objects whose name differs by case or by its folder alone: the first few."""
-    tail, found = name.rpartition("/")[2].lower(), []
-    for page in pages(backup):
-        for entry in page.entries:
-            if entry.name.lower().endswith(tail) and tail:
-                found.append(f"{entry.bucket}/{entry.name}")
-                if len(found) == 3:
-                    return found
-    return found
