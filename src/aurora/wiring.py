@@ -13,8 +13,17 @@ from threading import RLock
 from typing import Any, Literal
 
 from aurora.config import SecretRef, Settings, StorageSettings, load_settings
+from aurora.config.references import (
+    PREFIX,
+    Place,
+    code_reference,
+    collector_references,
+    credential_references,
+    passphrase_reference,
+    password_reference,
+)
 from aurora.config.secrets import reference_from_environment
-from aurora.config.settings import CREDENTIALS, slug
+from aurora.config.settings import slug
 from aurora.errors import AuroraError, UsageError, WrongKey
 from aurora.events import EventSink, Warned, discard
 from aurora.operations.objects import SourceObjects
@@ -38,10 +47,7 @@ _TIMEOUT = 300.0  # seconds for one request to a storage
 _HASTY_TIMEOUT = 30.0  # where somebody waits for an answer, and nothing large is read
 HASTY = Patience(budget=8.0, longest=3.0)
 """Where "it does not answer" is an answer."""
-Place = Literal["primary", "secondary"]
 Ask = Callable[[str], str | None]  # a question -> the answer, None where nobody can answer
-
-_PREFIX: Mapping[Place, str] = {"primary": "AURORA", "secondary": "AURORA_SECONDARY"}
 
 
 def nobody(_question: str) -> str | None:
@@ -192,7 +198,7 @@ class Aurora:
     def secret(self, place: Place) -> Secret:
         """What opens a storage's repository: a recovery code where one is given, else the
         passphrase. Raises UsageError."""
-        code = reference_from_environment(f"{_PREFIX[place]}_RECOVERY_CODE")
+        code = code_reference(place)
         if code is None:
             return Passphrase(self.passphrase(place))
         return RecoveryCode(code.resolve(f"the {place} recovery code", base=self.settings.base))
@@ -444,7 +450,7 @@ class Aurora:
 
     def _secret_unasked(self, place: Place) -> Secret:
         with self._lock:
-            code = reference_from_environment(f"{_PREFIX[place]}_RECOVERY_CODE")
+            code = code_reference(place)
             if code is None and place not in self._passphrases:
                 self._passphrases[place] = self._find_passphrase(place, nobody)
         return self.secret(place)
@@ -473,7 +479,7 @@ class Aurora:
         return info.with_password(answer) if answer else info
 
     def _find_passphrase(self, place: Place, ask: Ask) -> str:
-        prefix = f"{_PREFIX[place]}_PASSPHRASE"
+        prefix = f"{PREFIX[place]}_PASSPHRASE"
         reference = passphrase_reference(place, self._storage_settings(place))
         name = f"the {place} passphrase"
         if reference is not None:
@@ -514,34 +520,6 @@ def default_label(info: ConnInfo) -> str:
     Every Supabase database is called postgres, which tells no two apart.
     """
     return slug(supabase_project(info) or info.dbname)
-
-
-def password_reference(settings: Settings) -> SecretRef | None:
-    """Where the source's password is: ``AURORA_SOURCE_PASSWORD`` … over the file."""
-    return reference_from_environment("AURORA_SOURCE_PASSWORD") or settings.source.password
-
-
-def passphrase_reference(place: Place, settings: StorageSettings) -> SecretRef | None:
-    """Where a repository's passphrase is: ``AURORA_PASSPHRASE`` … over the file."""
-    return reference_from_environment(f"{_PREFIX[place]}_PASSPHRASE") or settings.passphrase
-
-
-def credential_references(place: Place, settings: StorageSettings) -> dict[str, SecretRef | str]:
-    """Where a storage's credentials are: ``AURORA_PRIMARY_ACCESS_KEY_ID`` … over the file."""
-    return {**settings.credentials, **_from_outside(f"AURORA_{place}")}
-
-
-def collector_references(place: Place, settings: StorageSettings) -> dict[str, SecretRef | str]:
-    """Those that may delete: ``AURORA_PRIMARY_COLLECTOR_ACCESS_KEY_ID`` … over the file."""
-    return {**settings.collector_credentials, **_from_outside(f"AURORA_{place}_COLLECTOR")}
-
-
-def _from_outside(prefix: str) -> dict[str, SecretRef | str]:
-    return {
-        key: reference
-        for key in CREDENTIALS
-        if (reference := reference_from_environment(f"{prefix}_{key}".upper()))
-    }
 
 
 def _tell_absence(error: AuroraError, sink: EventSink) -> None:

@@ -8,11 +8,12 @@ import pytest
 
 from aurora.config import SecretRef, Settings, SourceSettings, StorageSettings
 from aurora.config import secrets as module
+from aurora.config.references import credential_references
 from aurora.config.secrets import reference_from_environment
 from aurora.errors import UsageError, WrongKey
 from aurora.postgres.conninfo import ConnInfo
 from aurora.storage.later import Later
-from aurora.wiring import Aurora, credential_references, default_label
+from aurora.wiring import Aurora, default_label
 
 
 @pytest.fixture(autouse=True)

@@ -1,12 +1,13 @@
 """The hold that an incident puts on retention: placed by its steps, released by its close."""
 
 from aurora.api.audit import record
+from aurora.config.references import Place
 from aurora.errors import AuroraError, RepositoryNotFound
 from aurora.events import EventSink, Noted, Warned
 from aurora.operations.incident import holding
 from aurora.operations.incident.record import CLOSED, Incident, Incidents
 from aurora.repository.door import Repository
-from aurora.wiring import Aurora, Place
+from aurora.wiring import Aurora
 
 
 def hold_retention(

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aurora.api.audit import Recording, recorded
+from aurora.config.references import credential_references
 from aurora.errors import AuroraError, UsageError
 from aurora.events import EventSink, discard
 from aurora.operations import keys as operation
@@ -13,7 +14,7 @@ from aurora.operations.keys import KeySlot, Place, Proofs, Ring, Rotation
 from aurora.operations.sheet import SheetFacts, recovery_sheet
 from aurora.repository.door import Repository
 from aurora.repository.keys import Kdf, KeyFile, Passphrase, RecoveryCode, Secret, new_recovery_code
-from aurora.wiring import Aurora, credential_references
+from aurora.wiring import Aurora
 
 NewSecret = Passphrase | KeyFile | None
 """A secret to add; None for a new recovery code."""

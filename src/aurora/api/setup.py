@@ -5,6 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from aurora.config import SecretRef, Settings, StorageSettings, load_settings
+from aurora.config.references import (
+    Place,
+    credential_references,
+    passphrase_reference,
+    password_reference,
+)
 from aurora.errors import UsageError
 from aurora.events import EventSink, Warned, discard
 from aurora.operations import init as operation
@@ -14,16 +20,7 @@ from aurora.operations.findings import Finding
 from aurora.operations.init import Options, Plan, Report, Reveal
 from aurora.postgres.conninfo import ConnInfo
 from aurora.storage.addresses import parse_address
-from aurora.wiring import (
-    DEFAULT_CONFIG,
-    Ask,
-    Aurora,
-    Place,
-    credential_references,
-    nobody,
-    passphrase_reference,
-    password_reference,
-)
+from aurora.wiring import DEFAULT_CONFIG, Ask, Aurora, nobody
 
 
 def init(
